@@ -127,14 +127,6 @@ internal static unsafe partial class LibC
     [LibraryImport(Library, SetLastError = true)]
     public static partial ssize_t recvmsg(int socket, msghdr* msg, int flags);
 
-    /// <summary>sendmmsg(2)</summary>
-    [LibraryImport(Library, SetLastError = true)]
-    public static partial int sendmmsg(int sockfd, mmsghdr* msgvec, uint vlen, int flags);
-
-    /// <summary>recvmmsg(2)</summary>
-    [LibraryImport(Library, SetLastError = true)]
-    public static partial int recvmmsg(int socket, mmsghdr* msgvec, uint vlen, int flags, timespec* timeout);
-
     /// <summary>The payload of an ancillary message: cmsg(3).</summary>
     public static byte* CMSG_DATA(cmsghdr* cmsg) => (byte*)(cmsg + 1);
 

@@ -57,32 +57,6 @@ internal readonly struct ulong_t
     public static implicit operator ulong(ulong_t value) => value._value;
 }
 
-/// <summary>long</summary>
-internal readonly struct long_t
-{
-    private readonly nint _value;
-
-    private long_t(nint value) => _value = value;
-
-    public static implicit operator long_t(int value) => new(value);
-
-    public static explicit operator long_t(long value) => new((nint)value);
-
-    public static implicit operator long(long_t value) => value._value;
-}
-
-/// <summary>Seconds.</summary>
-internal readonly struct time_t
-{
-    private readonly nint _value;
-
-    private time_t(nint value) => _value = value;
-
-    public static implicit operator time_t(long value) => new((nint)value);
-
-    public static implicit operator long(time_t value) => value._value;
-}
-
 /// <summary>The length of a socket address or option, in bytes.</summary>
 internal readonly struct socklen_t
 {
@@ -161,13 +135,6 @@ internal readonly struct gid_t
     public static implicit operator uint(gid_t value) => value._value;
 }
 
-/// <summary>timespec(3)</summary>
-internal struct timespec
-{
-    public time_t tv_sec;
-    public long_t tv_nsec;
-}
-
 /// <summary>A run of memory: readv(2).</summary>
 internal unsafe struct iovec
 {
@@ -194,15 +161,6 @@ internal struct ucred
     public uid_t uid { get; set; }
 
     public gid_t gid { get; set; }
-}
-
-/// <summary>An entry of the group database: getgrnam(3).</summary>
-internal unsafe struct group
-{
-    public byte* gr_name;
-    public byte* gr_passwd;
-    public gid_t gr_gid;
-    public byte** gr_mem;
 }
 
 /// <summary>The head common to all socket addresses: sockaddr(3type).</summary>

@@ -6,7 +6,7 @@ namespace Tmds.Linux;
 /// <summary>
 /// The C library's functions, constants and structures in use, under C's own names and in the shapes of the package Tmds.LibC,
 /// which takes the place of the LibC*.cs files when the build is told <c>-p:UseTmdsLibC=true</c>. Nothing may be added here that
-/// the package does not have in the same shape: that belongs to <see cref="global::Tunnel.Linux.Uapi"/>. As in the package,
+/// version 0.5.0 of the package does not have in the same shape: that belongs to <see cref="global::Tunnel.Linux.Uapi"/>. As in the package,
 /// constants are static properties. A test compares every value, size and offset with the system's headers.
 /// The values hold for 64-bit little-endian Linux (x86-64, arm64).
 /// </summary>
@@ -15,7 +15,7 @@ internal static unsafe partial class LibC
 {
     private const string Library = "libc";
 
-    /// <summary>The errno of the last call made by this thread that sets it (all but poll, getpid and the like, and getgrnam_r).</summary>
+    /// <summary>The errno of the last call made by this thread that sets it (all but poll, getpid and geteuid).</summary>
     public static int errno => Marshal.GetLastPInvokeError();
 
     public static int O_RDONLY => 0;
@@ -90,10 +90,6 @@ internal static unsafe partial class LibC
     /// <summary>fchown(2)</summary>
     [LibraryImport(Library, SetLastError = true)]
     public static partial int fchown(int fd, uid_t owner, gid_t group);
-
-    /// <summary>getgrnam_r(3); returns the error number.</summary>
-    [LibraryImport(Library)]
-    public static partial int getgrnam_r(byte* name, group* grp, byte* buffer, size_t buflen, group** result);
 
     /// <summary>getpid(2)</summary>
     [LibraryImport(Library)]

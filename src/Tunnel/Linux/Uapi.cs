@@ -8,8 +8,9 @@ using Tmds.Linux;
 namespace Tunnel.Linux;
 
 /// <summary>
-/// What the kernel's and the C library's headers have and Tmds.LibC has not, under C's own names. Compiled with the in-tree binding
-/// and with the package alike; a test compares every value, size and offset with the system's headers.
+/// What the kernel's and the C library's headers have and Tmds.LibC 0.5.0 has not, under C's own names. Compiled with the in-tree
+/// binding and with the package alike; a test compares every value, size and offset with the system's headers. Functions are called
+/// with the class's name (<c>Uapi.sendmmsg</c>), so that a later version of the package that has them too makes no ambiguity.
 /// </summary>
 [SuppressMessage("ApiDesign", "RS0030", Justification = "The generated half of the class lies outside the folder that the ban leaves out.")]
 internal static unsafe partial class Uapi
@@ -31,6 +32,18 @@ internal static unsafe partial class Uapi
     /// <summary>writev(2)</summary>
     [LibraryImport("libc", SetLastError = true)]
     public static partial nint writev(int fd, iovec* iov, int iovcnt);
+
+    /// <summary>sendmmsg(2)</summary>
+    [LibraryImport("libc", SetLastError = true)]
+    public static partial int sendmmsg(int sockfd, mmsghdr* msgvec, uint vlen, int flags);
+
+    /// <summary>recvmmsg(2), always without a timeout: pass null.</summary>
+    [LibraryImport("libc", SetLastError = true)]
+    public static partial int recvmmsg(int sockfd, mmsghdr* msgvec, uint vlen, int flags, void* timeout);
+
+    /// <summary>getgrnam_r(3); returns the error number and leaves errno alone.</summary>
+    [LibraryImport("libc")]
+    public static partial int getgrnam_r(byte* name, group* grp, byte* buf, nuint buflen, group** result);
 }
 
 // C's names are lower case.
@@ -50,4 +63,13 @@ internal unsafe struct sock_fprog
 {
     public ushort len;
     public sock_filter* filter;
+}
+
+/// <summary>An entry of the group database: getgrnam(3).</summary>
+internal unsafe struct group
+{
+    public byte* gr_name;
+    public byte* gr_passwd;
+    public uint gr_gid;
+    public byte** gr_mem;
 }
