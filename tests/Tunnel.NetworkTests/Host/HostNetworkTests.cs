@@ -423,7 +423,7 @@ public sealed class HostNetworkTests
     }
 
     private static string AllRoutes(HostNamespace space) =>
-        space.Ip("-4 -details route show table all") + space.Ip("-6 -details route show table all");
+        space.Ip("-4 -details route show table main") + space.Ip("-6 -details route show table main");
 
     private static IpPrefix Prefix(string text) => IpPrefix.TryParse(text, out IpPrefix prefix) ? prefix : throw new FormatException(text);
 

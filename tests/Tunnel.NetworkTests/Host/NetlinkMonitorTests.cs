@@ -33,9 +33,9 @@ public sealed class NetlinkMonitorTests
     }
 
     [SkippableTheory]
-    [InlineData("address add 10.9.9.1/24 dev d1")]
+    [InlineData("address change 10.0.201.1/24 dev d0 valid_lft 1000 preferred_lft 1000")]
     [InlineData("address add fd00:99::1/64 dev d1")]
-    public async Task AnAddressThatBringsNoRouteIsNoticed(string change)
+    public async Task AnAddressThatChangesWithoutARouteIsNoticed(string change)
     {
         using HostNamespace space = Prepare();
         using HostNetwork host = space.Run(() => new HostNetwork());
