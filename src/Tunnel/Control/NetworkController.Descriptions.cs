@@ -36,15 +36,15 @@ internal sealed partial class NetworkController
             new UnderlayModel(
                 Texts(underlay.Local),
                 underlay.Interface,
-                Word(underlay.Encapsulation),
-                [.. underlay.Accept.Select(Word)],
+                underlay.Encapsulation.ToWord(),
+                [.. state.Config.Accepted.Select(accepted => accepted.ToWord())],
                 underlay.UdpPort,
                 underlay.SourcePort is int port ? port.ToString() : "flow"),
             Texts(state.Config.Subnets),
             state.Peers.Count,
             new Traffic(sent, received),
             drops,
-            [.. state.Problems, .. state.RouteProblems.Select(problem => $"no route for {problem.Key}: {problem.Value}"), .. state.Config.Warnings]);
+            [.. state.Problems, .. state.RouteProblems.Select(problem => $"no route for {problem.Key}: {problem.Value}"), .. _parts.Warnings]);
     }
 
     /// <summary>GET /v1/peers.</summary>
@@ -103,7 +103,7 @@ internal sealed partial class NetworkController
     {
         PeerConfig config = entry.Config;
         long lastReceived = entry.Peer.Counters.Max(c => c.LastReceived);
-        object? key = config.Key is not KeyPair pair ? null : pair.In == pair.Out ? pair.In : new KeyPairModel(pair.In, pair.Out);
+        object? key = config.Key is not GreKeys pair ? null : pair.In == pair.Out ? pair.In : new KeyPairModel(pair.In, pair.Out);
         IEnumerable<string> routes = config.Subnets
             .Where(state.RouteProblems.ContainsKey)
             .Select(prefix => $"no route for {prefix}: {state.RouteProblems[prefix]}");
@@ -111,7 +111,7 @@ internal sealed partial class NetworkController
             config.Name,
             config.Endpoint.ToString(),
             Texts(config.Subnets),
-            Word(config.Encapsulation ?? state.Config.Underlay.Encapsulation),
+            state.Config.EncapsulationOf(config).ToWord(),
             key,
             config.Checksum,
             config.Sequence,
@@ -129,8 +129,6 @@ internal sealed partial class NetworkController
 
     private static IReadOnlyList<string> Texts<T>(IEnumerable<T> values)
         where T : notnull => [.. values.Select(value => value.ToString()!)];
-
-    private static string Word(Encapsulation encapsulation) => ConfigWords.Of(encapsulation);
 
     private static string Word(PeerOrigin origin) => origin switch
     {

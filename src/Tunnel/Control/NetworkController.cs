@@ -37,7 +37,7 @@ internal sealed partial class NetworkController : IAsyncDisposable
         _preparation = new PeerPreparation(parts.Host, parts.Device.Index, parts.NetworkCounters.Length);
         _claims = new ClaimSet(parts.Claims);
         _kernel = new KernelReconciler(parts.Host, parts.Device, parts.Events, new RepairBackoff(parts.Time), log);
-        _state = new NetworkState(config with { Peers = [] }, [], 0, [], new Dictionary<IpPrefix, string>());
+        _state = new NetworkState(config with { Peers = [] }, [], 0, null, [], new Dictionary<IpPrefix, string>());
         Wanted = config;
     }
 
@@ -73,7 +73,6 @@ internal sealed partial class NetworkController : IAsyncDisposable
             throw new ControlException(ControlErrorKind.Conflict, $"peer {name} exists already", $"change it with: tunnelctl set-peer {name}");
         }
 
-        RefuseFromFile(existing);
         PeerConfig peer = Checked(PeerPatch.ParseComplete(name, body));
         await ChangePeerAsync(peer, existing);
         _parts.Events.Publish(existing is null ? "peer-added" : "peer-changed", name, Summary(peer));
@@ -85,7 +84,6 @@ internal sealed partial class NetworkController : IAsyncDisposable
     public Task PatchPeerAsync(string name, JsonElement body) => SerialisedAsync(async () =>
     {
         PeerConfig existing = Existing(name);
-        RefuseFromFile(existing);
         PeerConfig peer = Checked(PeerPatch.ApplyTo(existing, body));
         await ChangePeerAsync(peer, existing);
         _parts.Events.Publish("peer-changed", name, Summary(peer));
@@ -97,8 +95,7 @@ internal sealed partial class NetworkController : IAsyncDisposable
     public Task RemovePeerAsync(string name) => SerialisedAsync(async () =>
     {
         PeerConfig existing = Existing(name);
-        RefuseFromFile(existing);
-        NetworkConfig next = State.Config.WithoutPeer(name);
+        NetworkConfig next = Checked(State.Config.WithoutPeer(name));
         await ChangeAsync(next, () => ForgetStored(existing));
         _parts.Events.Publish("peer-removed", name);
         return true;
@@ -119,11 +116,7 @@ internal sealed partial class NetworkController : IAsyncDisposable
                 "underlay.local");
         }
 
-        foreach (PeerConfig ephemeral in current.Peers.Where(peer => peer.Origin == PeerOrigin.Ephemeral))
-        {
-            next = Checked(next.WithPeer(ephemeral, mustBeNew: true));
-        }
-
+        next = Checked(next.WithEphemeral(current.Peers.Where(peer => peer.Origin == PeerOrigin.Ephemeral)));
         await ChangeAsync(next, commit: null, resolveAll: true);
         ReloadResult result = Difference(current, next);
         _parts.Events.Publish("reloaded", detail: $"added {result.Added.Count}, changed {result.Changed.Count}, removed {result.Removed.Count}");
@@ -147,7 +140,7 @@ internal sealed partial class NetworkController : IAsyncDisposable
         Dictionary<string, PeerConfig> old = before.Peers.ToDictionary(peer => peer.Name, StringComparer.Ordinal);
         return new ReloadResult(
             [.. after.Peers.Where(peer => !old.ContainsKey(peer.Name)).Select(peer => peer.Name)],
-            [.. after.Peers.Where(peer => old.TryGetValue(peer.Name, out PeerConfig? was) && !was.IsSameAs(peer)).Select(peer => peer.Name)],
+            [.. after.Peers.Where(peer => old.TryGetValue(peer.Name, out PeerConfig? was) && was != peer).Select(peer => peer.Name)],
             [.. old.Keys.Except(after.Peers.Select(peer => peer.Name), StringComparer.Ordinal)]);
     }
 
@@ -162,21 +155,10 @@ internal sealed partial class NetworkController : IAsyncDisposable
         }
 
         ConfigError first = result.Errors[0];
-        string message = first.File is null ? first.Message : $"{first.File}:{first.Line}:{first.Column}: {first.Message}";
+        string message = first.Place.IsNone ? first.Message : $"{first.Place}: {first.Message}";
         string more = result.Errors.Count > 1 ? $" (and {result.Errors.Count - 1} more)" : "";
         ControlErrorKind kind = first.Kind == ConfigErrorKind.Conflict ? ControlErrorKind.Conflict : ControlErrorKind.Invalid;
         throw new ControlException(kind, message + more, first.Hint, first.Field);
-    }
-
-    private void RefuseFromFile(PeerConfig? peer)
-    {
-        if (peer?.Origin == PeerOrigin.File)
-        {
-            throw new ControlException(
-                ControlErrorKind.Conflict,
-                $"peer {peer.Name} comes from {_parts.ConfigPath}",
-                "edit the file, then: tunnelctl reload");
-        }
     }
 
     private PeerConfig Existing(string name) =>
@@ -185,7 +167,7 @@ internal sealed partial class NetworkController : IAsyncDisposable
 
     private async Task ChangePeerAsync(PeerConfig peer, PeerConfig? existing)
     {
-        NetworkConfig next = Checked(State.Config.WithPeer(peer, mustBeNew: false));
+        NetworkConfig next = Checked(State.Config.WithPeer(peer));
         await ChangeAsync(next, () =>
         {
             if (peer.Origin == PeerOrigin.Stored)
@@ -264,7 +246,8 @@ internal sealed partial class NetworkController : IAsyncDisposable
     {
         IReadOnlyList<PeerEntry> peers = await _preparation.PrepareAsync(config, State.Peers, resolveAll);
         int mtu = config.Interface.Mtu ?? _preparation.AutomaticMtu(config, peers);
-        return new NetworkState(config, peers, mtu, [], new Dictionary<IpPrefix, string>());
+        string? coalescer = _parts.Host.FindUdpCoalescingLink(_parts.Device.Index)?.Name;
+        return new NetworkState(config, peers, mtu, coalescer, [], new Dictionary<IpPrefix, string>());
     }
 
     // New routes are refused where somebody else's lead elsewhere; routes that we had before are not judged again.
@@ -310,7 +293,7 @@ internal sealed partial class NetworkController : IAsyncDisposable
     // Publishes to the packet threads first and routes afterwards, so that no packet is led to where nobody knows it.
     private TimeSpan? Enact(NetworkState next)
     {
-        _parts.Routing.Current = next.ToSnapshot(_parts.CoalescesUdp());
+        _parts.Routing.Current = next.ToSnapshot();
         TimeSpan? again = _kernel.Apply(next.ToKernelState());
         Publish(next);
         return again;
@@ -322,7 +305,11 @@ internal sealed partial class NetworkController : IAsyncDisposable
             .Select(prefix => (prefix, problem: _kernel.RouteProblem(prefix)))
             .Where(route => route.problem is not null)
             .ToDictionary(route => route.prefix, route => route.problem!);
-        Volatile.Write(ref _state, next with { Problems = [.. _kernel.Problems], RouteProblems = routeProblems });
+        IEnumerable<string> coalescing = next.UdpCoalescer is string device
+            ? [$"{device} coalesces UDP, so the kernel may glue datagrams together, which are then dropped (CoalescedUdp): " +
+               $"ethtool -K {device} rx-udp-gro-forwarding off rx-gro-list off"]
+            : [];
+        Volatile.Write(ref _state, next with { Problems = [.. _kernel.Problems, .. coalescing], RouteProblems = routeProblems });
     }
 
     // Follows the host's notifications for as long as the network lives. Nothing is polled; a deadline is set only while something

@@ -13,7 +13,7 @@ namespace Tunnel.Control;
 /// <param name="Routing">Where the packet threads find their snapshot.</param>
 /// <param name="NetworkCounters">What the workers count for no peer, one each.</param>
 /// <param name="ReceiveQueueDrops">What the kernel dropped before the workers saw it.</param>
-/// <param name="CoalescesUdp">Whether a receiving device coalesces UDP at this moment.</param>
+/// <param name="Warnings">What the configuration's reader warned of.</param>
 /// <param name="Events">Where events are told.</param>
 /// <param name="Time">The clock.</param>
 internal sealed record NetworkParts(
@@ -25,7 +25,7 @@ internal sealed record NetworkParts(
     RoutingHolder Routing,
     PeerCounters[] NetworkCounters,
     Func<long> ReceiveQueueDrops,
-    Func<bool> CoalescesUdp,
+    IReadOnlyList<string> Warnings,
     EventStream Events,
     TimeProvider Time);
 
@@ -36,12 +36,14 @@ internal sealed record ReloadResult(IReadOnlyList<string> Added, IReadOnlyList<s
 /// <param name="Config">The configuration: FILE, NAME.d and ephemeral peers.</param>
 /// <param name="Peers">The peers, in the configuration's order.</param>
 /// <param name="Mtu">The device's MTU in bytes.</param>
+/// <param name="UdpCoalescer">A receiving device that coalesces UDP; null where none does.</param>
 /// <param name="Problems">What is wrong with device or addresses, for people.</param>
 /// <param name="RouteProblems">Why a route is not there, for people.</param>
 internal sealed record NetworkState(
     NetworkConfig Config,
     IReadOnlyList<PeerEntry> Peers,
     int Mtu,
+    string? UdpCoalescer,
     IReadOnlyList<string> Problems,
     IReadOnlyDictionary<IpPrefix, string> RouteProblems)
 {
@@ -53,12 +55,11 @@ internal sealed record NetworkState(
 
     /// <summary>Whether packet threads and kernel would see no difference.</summary>
     public bool LooksLike(NetworkState other) =>
-        Mtu == other.Mtu && ReferenceEquals(Config, other.Config) && Peers.Count == other.Peers.Count &&
+        Mtu == other.Mtu && UdpCoalescer == other.UdpCoalescer && ReferenceEquals(Config, other.Config) && Peers.Count == other.Peers.Count &&
         Peers.Zip(other.Peers).All(pair => pair.First.Peer.Settings == pair.Second.Peer.Settings && pair.First.Problems.SequenceEqual(pair.Second.Problems));
 
     /// <summary>What the packet threads need.</summary>
-    /// <param name="coalescesUdp">Whether a receiving device coalesces UDP.</param>
-    public RoutingSnapshot ToSnapshot(bool coalescesUdp)
+    public RoutingSnapshot ToSnapshot()
     {
         var routes = new RouteTable<Peer>(
             Peers.SelectMany(entry => entry.Config.Subnets.Select(prefix => KeyValuePair.Create(prefix, entry.Peer))));
@@ -66,7 +67,7 @@ internal sealed record NetworkState(
             routes,
             [.. Peers.Select(entry => entry.Peer)],
             [.. Config.Interface.Addresses.Select(address => address.Address)],
-            coalescesUdp);
+            dropsPartialUdp: UdpCoalescer is not null);
     }
 
     /// <summary>What the kernel is to look like. A route says its MTU only where it is less than the device's.</summary>
