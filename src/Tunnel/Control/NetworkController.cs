@@ -73,7 +73,7 @@ internal sealed partial class NetworkController : IAsyncDisposable
             throw new ControlException(ControlErrorKind.Conflict, $"peer {name} exists already", $"change it with: tunnelctl set-peer {name}");
         }
 
-        PeerConfig peer = Checked(PeerPatch.ParseComplete(name, body));
+        PeerConfig peer = Checked(PeerReader.Put(name, body));
         await ChangePeerAsync(peer, existing);
         _parts.Events.Publish(existing is null ? "peer-added" : "peer-changed", name, Summary(peer));
         return existing is null;
@@ -84,7 +84,7 @@ internal sealed partial class NetworkController : IAsyncDisposable
     public Task PatchPeerAsync(string name, JsonElement body) => SerialisedAsync(async () =>
     {
         PeerConfig existing = Existing(name);
-        PeerConfig peer = Checked(PeerPatch.ApplyTo(existing, body));
+        PeerConfig peer = Checked(PeerReader.Patch(existing, body));
         await ChangePeerAsync(peer, existing);
         _parts.Events.Publish("peer-changed", name, Summary(peer));
         return true;

@@ -51,7 +51,7 @@ internal sealed class PeerPreparation(IHostNetwork host, int tunIndex, int worke
             return ready.Max();
         }
 
-        InetAddress local = config.Underlay.Local.FirstOrDefault();
+        InetAddress local = config.Underlay.Local is [InetAddress first, ..] ? first : InetAddress.None;
         HostLink? link = config.Underlay.Interface is string name ? host.FindLink(name) : local.IsNone ? null : host.FindLinkWithAddress(local);
         int overhead = PeerSettings.OverheadOf(isIpv4: !local.IsIpv6, hasKey: false, usesChecksum: false, usesSequence: false);
         return Math.Min(link?.Mtu ?? UsualUnderlayMtu, LargestIpPacket) - overhead;
@@ -64,7 +64,7 @@ internal sealed class PeerPreparation(IHostNetwork host, int tunIndex, int worke
             return Task.FromResult<(InetAddress, string?)>((old.Address, null));
         }
 
-        IReadOnlyList<InetAddress> local = config.Underlay.Local;
+        EquatableList<InetAddress> local = config.Underlay.Local;
         return EndpointResolver.ResolveAsync(peer.Endpoint.Host, address => local.Count == 0 || local.Any(own => own.IsIpv4 == address.IsIpv4));
     }
 

@@ -1,7 +1,6 @@
 using System.Buffers.Binary;
 using System.Runtime.InteropServices;
 using System.Text;
-using Tmds.Linux;
 using static Tmds.Linux.LibC;
 using static Tunnel.Linux.Uapi;
 

@@ -71,8 +71,7 @@ internal sealed partial class ControlApi : IAsyncDisposable
         _app.MapPut("/v1/peers/{name}", PutPeerAsync);
         _app.MapPatch("/v1/peers/{name}", PatchPeerAsync);
         _app.MapDelete("/v1/peers/{name}", DeletePeerAsync);
-        _app.MapPost("/v1/reload", async context =>
-            await WriteAsync(context, await _network.ReloadAsync(), ApiJson.Default.ReloadModel));
+        _app.MapPost("/v1/reload", ReloadAsync);
         _app.MapFallback(context => WriteErrorAsync(
             context,
             StatusCodes.Status404NotFound,
@@ -99,6 +98,12 @@ internal sealed partial class ControlApi : IAsyncDisposable
     {
         await _network.RemovePeerAsync(NameOf(context));
         context.Response.StatusCode = StatusCodes.Status204NoContent;
+    }
+
+    private async Task ReloadAsync(HttpContext context)
+    {
+        ReloadResult result = await _network.ReloadAsync();
+        await WriteAsync(context, new ReloadModel(result.Added, result.Changed, result.Removed), ApiJson.Default.ReloadModel);
     }
 
     private async Task StreamEventsAsync(HttpContext context)
@@ -142,7 +147,7 @@ internal sealed partial class ControlApi : IAsyncDisposable
         {
             await WriteErrorAsync(context, StatusCodes.Status400BadRequest, new ErrorModel("the body is not valid JSON", "send one JSON object", null));
         }
-        catch (BadHttpRequestException bad)
+        catch (Microsoft.AspNetCore.Http.BadHttpRequestException bad)
         {
             await WriteErrorAsync(context, bad.StatusCode, new ErrorModel(bad.Message, null, null));
         }
