@@ -1,6 +1,8 @@
 using System.Net.Sockets;
 using System.Runtime.InteropServices;
+using Microsoft.Extensions.DependencyInjection;
 using Microsoft.Extensions.Logging;
+using Microsoft.Extensions.Logging.Console;
 using Tunnel.Control;
 using Tunnel.Control.Api;
 using Tunnel.Control.Configuration;
@@ -158,21 +160,8 @@ internal static partial class Daemon
     private static void ConfigureLog(ILoggingBuilder logging)
     {
         logging.SetMinimumLevel(LogLevel.Information);
-
-        // The journal adds time and name itself and understands the priority prefix (sd-daemon(3)).
-        if (Environment.GetEnvironmentVariable("JOURNAL_STREAM") is not null)
-        {
-            logging.AddSystemdConsole(options => options.IncludeScopes = false);
-        }
-        else
-        {
-            logging.AddSimpleConsole(options =>
-            {
-                options.SingleLine = true;
-                options.TimestampFormat = "HH:mm:ss.fff ";
-                options.ColorBehavior = Microsoft.Extensions.Logging.Console.LoggerColorBehavior.Disabled;
-            });
-        }
+        logging.AddConsole(options => options.FormatterName = LineConsoleFormatter.FormatterName);
+        logging.Services.AddSingleton<ConsoleFormatter, LineConsoleFormatter>();
     }
 
     [LoggerMessage(Level = LogLevel.Information, Message = "network {Network} is up: device index {Index}, {Peers} peers")]
