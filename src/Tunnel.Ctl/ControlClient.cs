@@ -30,6 +30,7 @@ internal sealed class ControlClient : IDisposable
             UseCookies = false,
             AllowAutoRedirect = false,
             ActivityHeadersPropagator = null,
+            ResponseDrainTimeout = TimeSpan.Zero,
             ConnectCallback = (_, _) => new ValueTask<Stream>(Connect()),
         };
         _http = new HttpClient(handler)
@@ -168,7 +169,7 @@ internal sealed class ControlClient : IDisposable
     private Failure CannotConnect(SocketException exception) => exception.SocketErrorCode switch
     {
         SocketError.AccessDenied => ControlSocket.PermissionDenied(_socket.Path),
-        SocketError.ConnectionRefused => NotRunning("the socket is there, but its daemon has ended"),
+        SocketError.ConnectionRefused => NotRunning("nothing listens there"),
         SocketError.AddressNotAvailable => NotRunning("there is no such socket"),
         SocketError.TimedOut or SocketError.WouldBlock => NoAnswer(),
         _ => NotRunning(exception.Message),

@@ -1,3 +1,5 @@
+using System.Text;
+
 namespace Tunnel.Ctl;
 
 /// <summary>The control socket of one network.</summary>
@@ -79,7 +81,7 @@ internal sealed record ControlSocket(string Path, string Network, string? RunDir
         }
         catch (IOException)
         {
-            throw new Failure(ExitCode.Usage, $"{directory} is no directory", "--run-dir and TUNNEL_RUN_DIR name the directory of the control sockets");
+            throw new Failure(ExitCode.Usage, $"cannot look into {directory}", "--run-dir and TUNNEL_RUN_DIR name the directory of the control sockets");
         }
     }
 
@@ -87,10 +89,10 @@ internal sealed record ControlSocket(string Path, string Network, string? RunDir
 
     private static ControlSocket Checked(ControlSocket socket)
     {
-        if (socket.Path.Length == 0 || socket.Path.Contains('\0', StringComparison.Ordinal))
-            throw new Failure(ExitCode.Usage, "the socket's path is empty or holds a NUL", "--socket PATH");
+        if (socket.Path.Length == 0)
+            throw new Failure(ExitCode.Usage, "the socket's path is empty", "--socket PATH");
 
-        return System.Text.Encoding.UTF8.GetByteCount(socket.Path) <= MaxPathBytes
+        return Encoding.UTF8.GetByteCount(socket.Path) <= MaxPathBytes
             ? socket
             : throw new Failure(ExitCode.Usage, $"the path of a unix socket has at most {MaxPathBytes} bytes: {socket.Path}", "use a shorter or a relative path");
     }

@@ -52,6 +52,11 @@ internal static class Program
         {
             return Report(new Failure(ExitCode.Failed, $"cannot write the output: {exception.Message}"), json, surroundings.Error);
         }
+        catch (UnauthorizedAccessException)
+        {
+            // How the framework reports EBADF and EACCES of a write.
+            return Report(new Failure(ExitCode.Failed, "cannot write the output: it is closed"), json, surroundings.Error);
+        }
         catch (Exception exception)
         {
             // A mistake of ours; still one line, since a stack trace would help nobody who reads it here.
@@ -62,32 +67,36 @@ internal static class Program
 
     private static int Main(string[] args)
     {
+        // The framework would read the terminal's description and put its keypad into application mode, for good. With the
+        // variable gone from its view it does neither.
+        string? terminal = Environment.GetEnvironmentVariable("TERM");
+        Environment.SetEnvironmentVariable("TERM", null);
+
         using StreamWriter output = Open(Console.OpenStandardOutput());
         using StreamWriter error = Open(Console.OpenStandardError());
-        return Run(args, new Surroundings(output, error, Environment.GetEnvironmentVariable)
+        return Run(args, new Surroundings(output, error, name => name == "TERM" ? terminal : Environment.GetEnvironmentVariable(name))
         {
-            TerminalWidth = Console.IsOutputRedirected ? null : () => TerminalWidth(output),
+            TerminalWidth = Console.IsOutputRedirected ? null : TerminalWidth,
         });
     }
 
-    private static int TerminalWidth(TextWriter output)
-    {
-        int width = Console.WindowWidth;
-
-        // The framework has put the terminal's keypad into application mode (terminfo's smkx) and would leave it there: undo it.
-        if (Environment.GetEnvironmentVariable("TERM") is not (null or "" or "dumb"))
-            output.Write("\e[?1l\e>");
-
-        // A terminal that does not know its size reports 0.
-        return width > 0 ? width : 80;
-    }
+    // A terminal that does not know its size reports 0.
+    private static int TerminalWidth() => Console.WindowWidth is > 0 and int width ? width : 80;
 
     private static StreamWriter Open(Stream stream) => new(stream, new UTF8Encoding(encoderShouldEmitUTF8Identifier: false), bufferSize: 8192);
 
     private static int Report(Failure failure, bool json, TextWriter error)
     {
-        error.WriteLine(json ? failure.ToJson() : $"tunnelctl: {failure.ToLine()}");
-        error.Flush();
+        try
+        {
+            error.WriteLine(json ? failure.ToJson() : $"tunnelctl: {failure.ToLine()}");
+            error.Flush();
+        }
+        catch (Exception exception) when (exception is IOException or UnauthorizedAccessException)
+        {
+            // Nobody reads it; the exit code still tells.
+        }
+
         return failure.ExitCode;
     }
 }
