@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using System.Text;
 using Tunnel.Wire;
 
@@ -112,6 +113,7 @@ internal sealed class PeerStore(string configPath, Action<string> syncDirectory)
 
     private void MakeDirectory()
     {
+        Debug.Assert(OperatingSystem.IsLinux(), "Unix permissions are set");
         if (Directory.Exists(_directory))
             return;
 
@@ -122,6 +124,8 @@ internal sealed class PeerStore(string configPath, Action<string> syncDirectory)
 
     private static void Replace(string path, ReadOnlySpan<byte> content)
     {
+        Debug.Assert(OperatingSystem.IsLinux(), "Unix permissions are set");
+
         // One writer: what stands under this name is left from a crash. CreateNew follows no symbolic link.
         string unfinished = Path.Combine(Path.GetDirectoryName(path)!, $".{Path.GetFileName(path)}.new");
         File.Delete(unfinished);
