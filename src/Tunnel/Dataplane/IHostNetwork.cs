@@ -9,16 +9,16 @@ namespace Tunnel.Dataplane;
 /// <param name="IsUp">Whether IFF_UP is set.</param>
 public sealed record HostLink(int Index, string Name, int Mtu, bool IsUp);
 
-/// <summary>A unicast route of the host's main table.</summary>
+/// <summary>A route of the host's main table: unicast, or one that rejects (unreachable, prohibit, blackhole, throw).</summary>
 /// <param name="Destination">The destination, host bits cleared.</param>
-/// <param name="LinkIndex">The device it leaves by; 0 where there is none or several (unreachable, multipath).</param>
+/// <param name="LinkIndex">The device it leaves by; 0 where there is none or several (unreachable, multipath, a nexthop object).</param>
 /// <param name="Protocol">Who installed it: rtm_protocol (rtnetlink(7)).</param>
 /// <param name="Metric">Its priority; IPv6 shows 1024 where none was given.</param>
 /// <param name="Mtu">The MTU that the route sets for packets along it, in bytes; 0 where it sets none.</param>
 public sealed record HostRoute(IpPrefix Destination, int LinkIndex, byte Protocol, uint Metric, int Mtu);
 
 /// <summary>How this host reaches an underlay address at this moment (RTM_GETROUTE).</summary>
-/// <param name="Source">The source address that the kernel would choose.</param>
+/// <param name="Source">The source address: the one asked for, else what the kernel would choose.</param>
 /// <param name="LinkIndex">The device that the packet would leave by.</param>
 /// <param name="Mtu">The route's or else the device's MTU, in bytes.</param>
 public sealed record HostPath(InetAddress Source, int LinkIndex, int Mtu);
@@ -59,6 +59,16 @@ public interface IHostNetwork : IDisposable
     /// <summary>Finds a link by index; null where there is none.</summary>
     HostLink? FindLink(int index);
 
+    /// <summary>Finds the link that has an address; null where none has.</summary>
+    HostLink? FindLinkWithAddress(InetAddress address);
+
+    /// <summary>
+    /// Finds a link that is up and coalesces UDP datagrams on receive although no socket asked for it: one with the feature
+    /// rx-udp-gro-forwarding or rx-gro-list on; null where none does.
+    /// </summary>
+    /// <param name="exceptLinkIndex">A link to leave out.</param>
+    HostLink? FindUdpCoalescingLink(int exceptLinkIndex);
+
     /// <summary>Sets a link's MTU in bytes.</summary>
     void SetMtu(int linkIndex, int mtu);
 
@@ -74,21 +84,37 @@ public interface IHostNetwork : IDisposable
     /// <summary>Removes an address from a link.</summary>
     void RemoveAddress(int linkIndex, IpPrefix address);
 
-    /// <summary>All unicast routes of the main table, both families, the kernel's own (connected) routes included.</summary>
+    /// <summary>All routes of the main table, both families: unicast ones, the kernel's own (connected) included, and those that reject.</summary>
     IReadOnlyList<HostRoute> GetRoutes();
 
-    /// <summary>Adds a route; fails with <see cref="HostNetworkException.AlreadyExists"/> rather than replace one.</summary>
+    /// <summary>
+    /// Adds a route; fails with <see cref="HostNetworkException.AlreadyExists"/> rather than replace one. The kernel compares prefix and
+    /// metric only: beside a route of another metric the new one is added (and the lower metric wins), so who must not get in the way of
+    /// somebody's route looks at <see cref="GetRoutes"/> first. An IPv6 route given metric 0 gets 1024, here and in the methods below.
+    /// </summary>
     void AddRoute(HostRoute route);
 
-    /// <summary>Changes the MTU of a route of ours in place, so that traffic along it is never without a route.</summary>
+    /// <summary>
+    /// Changes the MTU of a route of ours (same destination, device, protocol and metric) in place, so that traffic along it is never
+    /// without a route. Fails with <see cref="HostNetworkException.NotFound"/> where it is not there, and with
+    /// <see cref="HostNetworkException.AlreadyExists"/>, changing nothing, where somebody else has one of the same prefix and metric too.
+    /// Costs a list of all routes.
+    /// </summary>
     void ReplaceRoute(HostRoute route);
 
-    /// <summary>Removes exactly this route: destination, device, protocol and metric must match.</summary>
+    /// <summary>
+    /// Removes exactly this route: destination, device, protocol and metric must match; the MTU need not. For IPv4 the kernel takes metric
+    /// 0 as "any": the route with the lowest metric among those that match otherwise goes.
+    /// </summary>
     void RemoveRoute(HostRoute route);
 
-    /// <summary>How the host would send to an underlay address; null where it has no route there.</summary>
+    /// <summary>
+    /// How the host would send to an underlay address; null where it has no route there, or one that rejects. An address of the host itself
+    /// is reached by its loopback device. A path MTU that the kernel has learnt counts as the route's. A source that is not an address of
+    /// this host is refused with EADDRNOTAVAIL.
+    /// </summary>
     /// <param name="destination">The underlay address.</param>
-    /// <param name="source">The source to ask for, or <see cref="InetAddress.None"/> for the kernel's choice.</param>
+    /// <param name="source">The source to ask for, of the same family, or <see cref="InetAddress.None"/> for the kernel's choice.</param>
     HostPath? GetPath(InetAddress destination, InetAddress source);
 
     /// <summary>

@@ -1,0 +1,214 @@
+using Tunnel.Wire;
+
+namespace Tunnel.Dataplane;
+
+/// <summary>
+/// The way of a packet from the TUN device to the wire:
+/// <code>
+/// 1  read a batch from the TUN queue, each packet with headroom
+/// 2  validate the inner header
+/// 3  look its destination up in the route table: the longest prefix wins
+/// 4  check its size against the peer's GMTU, or answer Fragmentation Needed / Packet Too Big
+/// 5  write the outer headers in the headroom
+/// 6  send the batch
+/// </code>
+/// Thread rule: one worker runs it. It neither blocks nor allocates nor takes a lock.
+/// </summary>
+public sealed class Outbound
+{
+    private const int BatchSize = 64;
+
+    private readonly ITunDevice _tun;
+    private readonly IUnderlay _underlay;
+    private readonly RoutingHolder _routing;
+    private readonly PeerCounters _network;
+    private readonly int _worker;
+
+    private readonly PacketBatch _packets = new(BatchSize);
+    private readonly GatherBatch _sends = new(BatchSize, BatchSize);
+    private readonly Peer[] _receivers = new Peer[BatchSize];
+    private readonly TooBigAnswers _answers;
+
+    /// <summary>Wires one worker's outbound half.</summary>
+    /// <param name="tun">The worker's TUN queue.</param>
+    /// <param name="underlay">The worker's underlay.</param>
+    /// <param name="routing">Where the routing snapshot is found.</param>
+    /// <param name="network">This worker's counters for packets of no peer.</param>
+    /// <param name="worker">The worker's number: which of a peer's counters are its own.</param>
+    public Outbound(ITunDevice tun, IUnderlay underlay, RoutingHolder routing, PeerCounters network, int worker)
+    {
+        _tun = tun;
+        _underlay = underlay;
+        _routing = routing;
+        _network = network;
+        _worker = worker;
+        _answers = new TooBigAnswers(tun);
+    }
+
+    /// <summary>Handles one batch.</summary>
+    /// <returns>How many packets the TUN queue had; 0 where it was empty.</returns>
+    public int Run()
+    {
+        int count = _tun.Read(_packets);
+        if (count == 0)
+        {
+            return 0;
+        }
+
+        RoutingSnapshot routing = _routing.Current;
+        _sends.Clear();
+        for (int i = 0; i < count; i++)
+        {
+            Admit(i, routing);
+        }
+
+        Send();
+        _answers.Flush();
+        return count;
+    }
+
+    // 2: the inner header.
+    private void Admit(int index, RoutingSnapshot routing)
+    {
+        Span<byte> bytes = _packets.Bytes(index);
+        int version = bytes.Length == 0 ? 0 : bytes[0] >> 4;
+        if (version == 4)
+        {
+            AdmitIpv4(index, bytes, routing);
+        }
+        else if (version == 6)
+        {
+            AdmitIpv6(index, bytes, routing);
+        }
+        else
+        {
+            _network.CountDrop(DropReason.InnerNotIp);
+        }
+    }
+
+    private void AdmitIpv4(int index, ReadOnlySpan<byte> bytes, RoutingSnapshot routing)
+    {
+        if (!Ipv4View.TryParse(bytes, out Ipv4View packet))
+        {
+            _network.CountDrop(DropReason.InnerHeaderMalformed);
+            return;
+        }
+
+        uint destination = packet.Destination.Ipv4;
+        Peer? peer = FindReceiver(routing.Routes.LookupIpv4(destination), isMulticast: destination >= 0xe000_0000, packet.TimeToLive);
+        if (peer is null)
+        {
+            return;
+        }
+
+        if (packet.TotalLength > peer.Settings.Gmtu)
+        {
+            peer.Counters[_worker].CountDrop(DropReason.ExceedsGmtu);
+            _answers.Answer(packet, OwnAddress(routing.Ipv4Address, peer), peer.Settings.Gmtu);
+            return;
+        }
+
+        Encapsulate(index, packet.TotalLength, EtherType.Ipv4, peer);
+    }
+
+    private void AdmitIpv6(int index, ReadOnlySpan<byte> bytes, RoutingSnapshot routing)
+    {
+        if (!Ipv6View.TryParse(bytes, out Ipv6View packet))
+        {
+            _network.CountDrop(DropReason.InnerHeaderMalformed);
+            return;
+        }
+
+        UInt128 destination = packet.Destination.Bits;
+        Peer? peer = FindReceiver(routing.Routes.LookupIpv6(destination), isMulticast: destination >> 120 == 0xff, packet.HopLimit);
+        if (peer is null)
+        {
+            return;
+        }
+
+        if (packet.TotalLength > peer.Settings.Gmtu)
+        {
+            peer.Counters[_worker].CountDrop(DropReason.ExceedsGmtu);
+            _answers.Answer(packet, OwnAddress(routing.Ipv6Address, peer), peer.Settings.Gmtu);
+            return;
+        }
+
+        Encapsulate(index, packet.TotalLength, EtherType.Ipv6, peer);
+    }
+
+    // 3: the receiver, or the reason why there is none.
+    private Peer? FindReceiver(Peer? found, bool isMulticast, byte timeToLive)
+    {
+        if (isMulticast)
+        {
+            _network.CountDrop(DropReason.InnerMulticast);
+            return null;
+        }
+
+        if (found is null)
+        {
+            _network.CountDrop(DropReason.NoRoute);
+            return null;
+        }
+
+        if (timeToLive == 0)
+        {
+            found.Counters[_worker].CountDrop(DropReason.InnerTtlExpired);
+            return null;
+        }
+
+        if (!found.IsReady)
+        {
+            found.Counters[_worker].CountDrop(DropReason.PeerNotReady);
+            return null;
+        }
+
+        return found;
+    }
+
+    // 4: errors come from an overlay address of ours, or at least from this host.
+    private static InetAddress OwnAddress(InetAddress overlay, Peer peer) => overlay.IsNone ? peer.Settings.Local : overlay;
+
+    // 5: the outer headers.
+    private void Encapsulate(int index, int innerLength, ushort protocolType, Peer peer)
+    {
+        int start = _packets[index].Start - peer.Overhead;
+        int length = innerLength + peer.Overhead;
+        peer.WriteOuterHeaders(_packets.Memory.Slice(start, length), protocolType);
+        _receivers[_sends.Count] = peer;
+        _sends.Add(new Piece(_packets.Memory, start, length), destination: peer.Settings.Endpoint);
+    }
+
+    // 6: the batch leaves; what was refused is counted where it belongs.
+    private void Send()
+    {
+        if (_sends.Count == 0)
+        {
+            return;
+        }
+
+        _underlay.Send(_sends);
+        for (int i = 0; i < _sends.Count; i++)
+        {
+            Peer peer = _receivers[i];
+            ref GatherPacket sent = ref _sends[i];
+            if (sent.Result == TransmitResult.Sent)
+            {
+                peer.Counters[_worker].CountSent(sent.Length - peer.Overhead);
+            }
+            else
+            {
+                peer.Counters[_worker].CountDrop(ReasonOf(sent.Result));
+            }
+        }
+    }
+
+    private static DropReason ReasonOf(TransmitResult result) => result switch
+    {
+        TransmitResult.QueueFull => DropReason.UnderlayQueueFull,
+        TransmitResult.TooLong => DropReason.UnderlayTooLong,
+        TransmitResult.Unreachable => DropReason.UnderlayUnreachable,
+        TransmitResult.Denied => DropReason.UnderlayDenied,
+        _ => DropReason.UnderlaySendFailed,
+    };
+}

@@ -1,0 +1,69 @@
+namespace Tunnel.Dataplane;
+
+/// <summary>
+/// What one worker has counted for one peer, or for the network where no peer is known.
+/// Thread rule: written by its worker only, read by anyone; each value is read whole, but not all at one instant.
+/// </summary>
+public sealed class PeerCounters
+{
+    /// <summary>How many drop reasons there are.</summary>
+    public static int ReasonCount { get; } = Enum.GetValues<DropReason>().Length;
+
+    private readonly long[] _drops = new long[ReasonCount];
+    private long _sentPackets;
+    private long _sentBytes;
+    private long _receivedPackets;
+    private long _receivedBytes;
+    private long _lastReceived;
+
+    /// <summary>Inner packets that the underlay took.</summary>
+    public long SentPackets => Volatile.Read(ref _sentPackets);
+
+    /// <summary>Inner bytes that the underlay took.</summary>
+    public long SentBytes => Volatile.Read(ref _sentBytes);
+
+    /// <summary>Inner packets that the TUN device took; one that the kernel has coalesced counts once.</summary>
+    public long ReceivedPackets => Volatile.Read(ref _receivedPackets);
+
+    /// <summary>Inner bytes that the TUN device took.</summary>
+    public long ReceivedBytes => Volatile.Read(ref _receivedBytes);
+
+    /// <summary>When the last packet was delivered, in milliseconds of <see cref="Environment.TickCount64"/>; 0 for never.</summary>
+    public long LastReceived => Volatile.Read(ref _lastReceived);
+
+    /// <summary>Packets discarded for a reason.</summary>
+    public long Drops(DropReason reason) => Volatile.Read(ref _drops[(int)reason]);
+
+    /// <summary>Packets discarded for any reason.</summary>
+    public long TotalDrops
+    {
+        get
+        {
+            long total = 0;
+            for (int i = 0; i < _drops.Length; i++)
+            {
+                total += Volatile.Read(ref _drops[i]);
+            }
+
+            return total;
+        }
+    }
+
+    /// <summary>Counts a packet sent.</summary>
+    public void CountSent(int bytes)
+    {
+        Volatile.Write(ref _sentPackets, _sentPackets + 1);
+        Volatile.Write(ref _sentBytes, _sentBytes + bytes);
+    }
+
+    /// <summary>Counts a packet delivered.</summary>
+    public void CountReceived(int bytes, long now)
+    {
+        Volatile.Write(ref _receivedPackets, _receivedPackets + 1);
+        Volatile.Write(ref _receivedBytes, _receivedBytes + bytes);
+        Volatile.Write(ref _lastReceived, now);
+    }
+
+    /// <summary>Counts a packet discarded.</summary>
+    public void CountDrop(DropReason reason) => Volatile.Write(ref _drops[(int)reason], _drops[(int)reason] + 1);
+}

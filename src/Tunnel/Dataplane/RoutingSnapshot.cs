@@ -1,0 +1,89 @@
+using Tunnel.Wire;
+
+namespace Tunnel.Dataplane;
+
+/// <summary>
+/// Everything that a packet's way depends on, as it is at one moment: the overlay routes, the peers by endpoint and key, this
+/// host's own addresses. Immutable; a change of configuration makes a new one.
+/// </summary>
+public sealed class RoutingSnapshot
+{
+    private readonly Dictionary<SenderKey, Peer> _senders = [];
+    private readonly Dictionary<InetAddress, Peer?> _endpoints = [];
+
+    /// <summary>Builds a snapshot.</summary>
+    /// <param name="routes">The peers' subnets.</param>
+    /// <param name="peers">The peers; no two may have the same endpoint and inbound key.</param>
+    /// <param name="interfaceAddresses">This host's overlay addresses: ICMP errors are sent from them.</param>
+    /// <param name="dropsPartialUdp">Whether a receiving device coalesces UDP; see <see cref="KernelCoalescing"/>.</param>
+    public RoutingSnapshot(
+        RouteTable<Peer> routes,
+        IReadOnlyList<Peer> peers,
+        IReadOnlyList<InetAddress> interfaceAddresses,
+        bool dropsPartialUdp = false)
+    {
+        Routes = routes;
+        Peers = peers;
+        DropsPartialUdp = dropsPartialUdp;
+        Ipv4Address = interfaceAddresses.FirstOrDefault(a => a.IsIpv4);
+        Ipv6Address = interfaceAddresses.FirstOrDefault(a => a.IsIpv6);
+        foreach (Peer peer in peers)
+        {
+            PeerSettings settings = peer.Settings;
+            if (settings.Endpoint.IsNone)
+            {
+                continue;
+            }
+
+            _senders.Add(new SenderKey(settings.Endpoint, settings.KeyIn.HasValue, settings.KeyIn.GetValueOrDefault()), peer);
+
+            // Where several peers share an endpoint, a packet with a wrong key can't be blamed on one of them.
+            _endpoints[settings.Endpoint] = _endpoints.ContainsKey(settings.Endpoint) ? null : peer;
+        }
+    }
+
+    /// <summary>A snapshot of a network without peers.</summary>
+    public static RoutingSnapshot Empty { get; } = new(new RouteTable<Peer>([]), [], []);
+
+    /// <summary>The overlay route table.</summary>
+    public RouteTable<Peer> Routes { get; }
+
+    /// <summary>All peers.</summary>
+    public IReadOnlyList<Peer> Peers { get; }
+
+    /// <summary>Whether a receiving device coalesces UDP datagrams, so that one with an unfinished checksum can't be trusted to be one.</summary>
+    public bool DropsPartialUdp { get; }
+
+    /// <summary>This host's first IPv4 address in the overlay; none where it has none.</summary>
+    public InetAddress Ipv4Address { get; }
+
+    /// <summary>This host's first IPv6 address in the overlay; none where it has none.</summary>
+    public InetAddress Ipv6Address { get; }
+
+    /// <summary>Finds the peer that sent a packet: endpoint and key must both match, and a packet without key matches a peer without key only.</summary>
+    public Peer? FindSender(InetAddress outerSource, bool hasKey, uint key) =>
+        _senders.GetValueOrDefault(new SenderKey(outerSource, hasKey, key));
+
+    /// <summary>Whether any peer has this endpoint.</summary>
+    /// <param name="outerSource">The endpoint.</param>
+    /// <param name="peer">The peer, where just one has it.</param>
+    public bool IsEndpoint(InetAddress outerSource, out Peer? peer) => _endpoints.TryGetValue(outerSource, out peer);
+
+    private readonly record struct SenderKey(InetAddress Endpoint, bool HasKey, uint Key);
+}
+
+/// <summary>
+/// Where the packet threads find the snapshot in force. Thread rule: the control plane publishes with one reference write; a worker
+/// reads once a batch, so a batch is handled under one snapshot.
+/// </summary>
+public sealed class RoutingHolder
+{
+    private RoutingSnapshot _current = RoutingSnapshot.Empty;
+
+    /// <summary>The snapshot in force.</summary>
+    public RoutingSnapshot Current
+    {
+        get => Volatile.Read(ref _current);
+        set => Volatile.Write(ref _current, value);
+    }
+}

@@ -1,0 +1,73 @@
+namespace Tunnel.Dataplane;
+
+/// <summary>
+/// One packet thread: sleeps until its TUN queue or its underlay has packets, then carries them both ways until neither has any.
+/// It batches where packets are waiting and never waits for a batch.
+/// </summary>
+public sealed class Worker : IDisposable
+{
+    private readonly Outbound _outbound;
+    private readonly Inbound _inbound;
+    private readonly IReadiness _readiness;
+    private readonly Thread _thread;
+    private readonly TaskCompletionSource _ended = new(TaskCreationOptions.RunContinuationsAsynchronously);
+    private volatile bool _stopping;
+
+    /// <summary>Wires a worker; <see cref="Start"/> starts it.</summary>
+    /// <param name="name">The thread's name, as `top -H` shows it (15 characters).</param>
+    /// <param name="outbound">Its outbound half.</param>
+    /// <param name="inbound">Its inbound half.</param>
+    /// <param name="readiness">Where it sleeps. The worker owns it.</param>
+    public Worker(string name, Outbound outbound, Inbound inbound, IReadiness readiness)
+    {
+        _outbound = outbound;
+        _inbound = inbound;
+        _readiness = readiness;
+        _thread = new Thread(Run) { Name = name, IsBackground = true };
+    }
+
+    /// <summary>Completes when the thread has ended: normally after <see cref="Dispose"/>, or with the exception that ended it.</summary>
+    public Task Ended => _ended.Task;
+
+    /// <summary>Starts the thread.</summary>
+    public void Start() => _thread.Start();
+
+    /// <summary>Stops the thread and waits for it. Packets of a batch in hand are still handled.</summary>
+    public void Dispose()
+    {
+        _stopping = true;
+        _readiness.Stop();
+        if (_thread.ThreadState.HasFlag(ThreadState.Unstarted))
+        {
+            _ended.TrySetResult();
+        }
+        else
+        {
+            _thread.Join();
+        }
+
+        _readiness.Dispose();
+    }
+
+    private void Run()
+    {
+        try
+        {
+            while (!_readiness.Wait().HasFlag(Ready.Stopped))
+            {
+                // Both ways in turn, whichever woke the thread: an answer is often there by the time the question is written.
+                while (!_stopping && _inbound.Run() + _outbound.Run() > 0)
+                {
+                }
+            }
+
+            _ended.TrySetResult();
+        }
+#pragma warning disable CA1031 // Whatever ends a packet thread must end the process in an orderly way, not tear it down.
+        catch (Exception exception)
+#pragma warning restore CA1031
+        {
+            _ended.TrySetException(exception);
+        }
+    }
+}

@@ -1,0 +1,186 @@
+using System.Runtime.InteropServices;
+using Tmds.Linux;
+using Tunnel.Dataplane;
+using Tunnel.Wire;
+using static Tunnel.Linux.Uapi;
+
+namespace Tunnel.Linux;
+
+/// <summary>A route as the kernel tells of it (rtnetlink(7)), more than <see cref="HostRoute"/> shows.</summary>
+/// <param name="Table">Its table.</param>
+/// <param name="Type">RTN_...</param>
+/// <param name="Tos">The only TOS that it is for; 0 for all.</param>
+/// <param name="Source">The source address that goes with it (RTA_PREFSRC), or none.</param>
+/// <param name="Route">The route.</param>
+internal readonly record struct NetlinkRoute(uint Table, byte Type, byte Tos, InetAddress Source, HostRoute Route);
+
+/// <summary>Parses the payloads of rtnetlink(7) messages. Each method is false for what is malformed or of another address family.</summary>
+internal static class NetlinkRecords
+{
+    /// <summary>Parses RTM_NEWLINK.</summary>
+    public static unsafe bool TryParseLink(ReadOnlySpan<byte> payload, out HostLink? link)
+    {
+        link = null;
+        if (!MemoryMarshal.TryRead(payload, out ifinfomsg head))
+        {
+            return false;
+        }
+
+        string? name = null;
+        uint mtu = 0;
+        var attributes = new NetlinkReader(payload[sizeof(ifinfomsg)..]);
+        while (attributes.TryReadAttribute(out ushort type, out ReadOnlySpan<byte> value))
+        {
+            switch (type)
+            {
+                case IFLA_IFNAME:
+                    name = NetlinkReader.ReadString(value);
+                    break;
+                case IFLA_MTU:
+                    MemoryMarshal.TryRead(value, out mtu);
+                    break;
+            }
+        }
+
+        if (name is null)
+        {
+            return false;
+        }
+
+        link = new HostLink(head.ifi_index, name, (int)mtu, (head.ifi_flags & IFF_UP) != 0);
+        return true;
+    }
+
+    /// <summary>Parses RTM_NEWADDR.</summary>
+    public static unsafe bool TryParseAddress(ReadOnlySpan<byte> payload, out int linkIndex, out IpPrefix address)
+    {
+        linkIndex = 0;
+        address = default;
+        if (!MemoryMarshal.TryRead(payload, out ifaddrmsg head))
+        {
+            return false;
+        }
+
+        // IFA_ADDRESS is the far end's address on a point-to-point link and the same as IFA_LOCAL elsewhere; IPv6 omits IFA_LOCAL there.
+        ReadOnlySpan<byte> local = default;
+        ReadOnlySpan<byte> other = default;
+        var attributes = new NetlinkReader(payload[sizeof(ifaddrmsg)..]);
+        while (attributes.TryReadAttribute(out ushort type, out ReadOnlySpan<byte> value))
+        {
+            switch (type)
+            {
+                case IFA_LOCAL:
+                    local = value;
+                    break;
+                case IFA_ADDRESS:
+                    other = value;
+                    break;
+            }
+        }
+
+        linkIndex = (int)head.ifa_index;
+        return TryReadPrefix(head.ifa_family, local.IsEmpty ? other : local, head.ifa_prefixlen, out address);
+    }
+
+    /// <summary>Parses RTM_NEWROUTE.</summary>
+    public static unsafe bool TryParseRoute(ReadOnlySpan<byte> payload, out NetlinkRoute route)
+    {
+        route = default;
+        if (!MemoryMarshal.TryRead(payload, out rtmsg head))
+        {
+            return false;
+        }
+
+        // A default route has no RTA_DST.
+        ReadOnlySpan<byte> destination = head.rtm_family == LibC.AF_INET ? [0, 0, 0, 0] : [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        ReadOnlySpan<byte> source = default;
+        uint table = head.rtm_table;
+        uint link = 0;
+        uint metric = 0;
+        uint mtu = 0;
+        bool severalHops = false;
+        var attributes = new NetlinkReader(payload[sizeof(rtmsg)..]);
+        while (attributes.TryReadAttribute(out ushort type, out ReadOnlySpan<byte> value))
+        {
+            switch (type)
+            {
+                case RTA_DST:
+                    destination = value;
+                    break;
+                case RTA_PREFSRC when source.IsEmpty:
+                    source = value;
+                    break;
+                case RTA_OIF:
+                    MemoryMarshal.TryRead(value, out link);
+                    break;
+                case RTA_PRIORITY:
+                    MemoryMarshal.TryRead(value, out metric);
+                    break;
+                case RTA_TABLE:
+                    MemoryMarshal.TryRead(value, out table);
+                    break;
+                case RTA_METRICS:
+                    mtu = ReadMtu(value);
+                    break;
+                case RTA_MULTIPATH or RTA_NH_ID:
+                    severalHops = true;
+                    break;
+            }
+        }
+
+        if (!TryReadPrefix(head.rtm_family, destination, head.rtm_dst_len, out IpPrefix prefix) ||
+            !TryReadSource(head.rtm_family, source, out InetAddress preferred))
+        {
+            return false;
+        }
+
+        // IPv6 shows the loopback device for routes that lead nowhere.
+        bool leadsNowhere = head.rtm_type is RTN_BLACKHOLE or RTN_UNREACHABLE or RTN_PROHIBIT or RTN_THROW;
+        int linkIndex = severalHops || leadsNowhere ? 0 : (int)link;
+        route = new NetlinkRoute(
+            table, head.rtm_type, head.rtm_tos, preferred, new HostRoute(prefix, linkIndex, head.rtm_protocol, metric, (int)mtu));
+        return true;
+    }
+
+    private static uint ReadMtu(ReadOnlySpan<byte> metrics)
+    {
+        uint mtu = 0;
+        var attributes = new NetlinkReader(metrics);
+        while (attributes.TryReadAttribute(out ushort type, out ReadOnlySpan<byte> value))
+        {
+            if (type == RTAX_MTU)
+            {
+                MemoryMarshal.TryRead(value, out mtu);
+            }
+        }
+
+        return mtu;
+    }
+
+    private static bool TryReadSource(byte family, ReadOnlySpan<byte> bytes, out InetAddress address)
+    {
+        address = InetAddress.None;
+        if (bytes.IsEmpty)
+        {
+            return true;
+        }
+
+        bool read = TryReadPrefix(family, bytes, 0, out IpPrefix prefix);
+        address = prefix.Address;
+        return read;
+    }
+
+    private static bool TryReadPrefix(byte family, ReadOnlySpan<byte> bytes, int length, out IpPrefix prefix)
+    {
+        prefix = default;
+        int expected = family == LibC.AF_INET ? 4 : family == LibC.AF_INET6 ? 16 : -1;
+        if (bytes.Length != expected || length > expected * 8)
+        {
+            return false;
+        }
+
+        // An IPv4-mapped prefix in the IPv6 tables (some hosts reject ::ffff:0:0/96) would pass for an IPv4 one: nobody's overlay.
+        prefix = new IpPrefix(InetAddress.Read(bytes), length);
+        return prefix.Address.IsIpv4 == (family == LibC.AF_INET);
+    }
+}

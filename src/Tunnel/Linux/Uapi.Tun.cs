@@ -1,0 +1,50 @@
+using System.Runtime.InteropServices;
+
+namespace Tunnel.Linux;
+
+/// <summary>TUN devices: linux/if_tun.h, linux/if.h, linux/virtio_net.h.</summary>
+internal static unsafe partial class Uapi
+{
+    public const int IFNAMSIZ = 16;
+
+    public const int TUNSETIFF = 0x400454ca;
+    public const int TUNSETPERSIST = 0x400454cb;
+    public const int TUNSETOFFLOAD = 0x400454d0;
+    public const int TUNSETVNETHDRSZ = 0x400454d8;
+    public const int TUNGETIFF = unchecked((int)0x800454d2);
+
+    public const int IFF_TUN = 0x0001;
+    public const int IFF_NO_PI = 0x1000;
+    public const int IFF_VNET_HDR = 0x4000;
+
+    public const byte VIRTIO_NET_HDR_F_NEEDS_CSUM = 1;
+    public const byte VIRTIO_NET_HDR_GSO_NONE = 0;
+    public const byte VIRTIO_NET_HDR_GSO_TCPV4 = 1;
+    public const byte VIRTIO_NET_HDR_GSO_TCPV6 = 4;
+    public const byte VIRTIO_NET_HDR_GSO_ECN = 0x80;
+}
+
+// C's names are lower case.
+#pragma warning disable CS8981
+
+/// <summary>A request about an interface: netdevice(7). The fields after the name share their bytes.</summary>
+[StructLayout(LayoutKind.Explicit, Size = 40)]
+internal unsafe struct ifreq
+{
+    [FieldOffset(0)]
+    public fixed byte ifr_name[Uapi.IFNAMSIZ];
+
+    [FieldOffset(16)]
+    public short ifr_flags;
+}
+
+/// <summary>What stands before each packet of a TUN device opened with IFF_VNET_HDR: linux/virtio_net.h. Host byte order.</summary>
+internal struct virtio_net_hdr
+{
+    public byte flags;
+    public byte gso_type;
+    public ushort hdr_len;
+    public ushort gso_size;
+    public ushort csum_start;
+    public ushort csum_offset;
+}

@@ -1,0 +1,78 @@
+using System.Diagnostics.CodeAnalysis;
+using System.Runtime.CompilerServices;
+using System.Runtime.InteropServices;
+using Tmds.Linux;
+
+[assembly: DisableRuntimeMarshalling]
+
+namespace Tunnel.Linux;
+
+/// <summary>
+/// What the kernel's and the C library's headers have and Tmds.LibC 0.5.0 has not, under C's own names. Compiled with the in-tree
+/// binding and with the package alike; a test compares every value, size and offset with the system's headers. Functions are called
+/// with the class's name (<c>Uapi.sendmmsg</c>), so that a later version of the package that has them too makes no ambiguity.
+/// </summary>
+[SuppressMessage("ApiDesign", "RS0030", Justification = "The generated half of the class lies outside the folder that the ban leaves out.")]
+internal static unsafe partial class Uapi
+{
+    // linux/uio.h: the most iovecs of one message and the most messages of one call.
+    public const int UIO_MAXIOV = 1024;
+
+    // linux/sock_diag.h: indices into what SO_MEMINFO returns, an array of 32-bit numbers.
+    public const int SK_MEMINFO_RMEM_ALLOC = 0;
+    public const int SK_MEMINFO_RCVBUF = 1;
+    public const int SK_MEMINFO_DROPS = 8;
+    public const int SK_MEMINFO_VARS = 9;
+
+    // linux/bpf_common.h: classic BPF.
+    public const ushort BPF_RET = 0x06;
+    public const ushort BPF_K = 0x00;
+
+    /// <summary>readv(2)</summary>
+    [LibraryImport("libc", SetLastError = true)]
+    public static partial nint readv(int fd, iovec* iov, int iovcnt);
+
+    /// <summary>writev(2)</summary>
+    [LibraryImport("libc", SetLastError = true)]
+    public static partial nint writev(int fd, iovec* iov, int iovcnt);
+
+    /// <summary>sendmmsg(2)</summary>
+    [LibraryImport("libc", SetLastError = true)]
+    public static partial int sendmmsg(int sockfd, mmsghdr* msgvec, uint vlen, int flags);
+
+    /// <summary>recvmmsg(2), always without a timeout: pass null.</summary>
+    [LibraryImport("libc", SetLastError = true)]
+    public static partial int recvmmsg(int sockfd, mmsghdr* msgvec, uint vlen, int flags, void* timeout);
+
+    /// <summary>getgrnam_r(3); returns the error number and leaves errno alone.</summary>
+    [LibraryImport("libc")]
+    public static partial int getgrnam_r(byte* name, group* grp, byte* buf, nuint buflen, group** result);
+}
+
+// C's names are lower case.
+#pragma warning disable CS8981
+
+/// <summary>One instruction of classic BPF: linux/filter.h.</summary>
+internal struct sock_filter
+{
+    public ushort code;
+    public byte jt;
+    public byte jf;
+    public uint k;
+}
+
+/// <summary>A classic BPF program: linux/filter.h.</summary>
+internal unsafe struct sock_fprog
+{
+    public ushort len;
+    public sock_filter* filter;
+}
+
+/// <summary>An entry of the group database: getgrnam(3).</summary>
+internal unsafe struct group
+{
+    public byte* gr_name;
+    public byte* gr_passwd;
+    public uint gr_gid;
+    public byte** gr_mem;
+}
