@@ -84,7 +84,7 @@ server() {
   prompt "$host" "$(quoted "$@")${netlab_stdin:+ <$netlab_stdin} &"
   netlab_start "$host" "$log" "$@"
   # shellcheck disable=SC2086
-  netlab_await 10 $condition || { cat "$log"; return 1; }
+  netlab_await 10 $condition
 }
 
 # The words as one would type them.
@@ -97,18 +97,48 @@ quoted() {
   printf '%s' "${line% }"
 }
 
+# Conditions for server to wait for.
+# shellcheck disable=SC2317
 listening() { [[ $(netlab_in "$1" ss -Hltn "sport = :$2") ]]; }
 
-answering() { netlab_in "$1" tunnelctl --socket "$1/run/tun0.sock" show; }
+# shellcheck disable=SC2317
+answering() { netlab_in "$1" tunnelctl --socket "$netlab_dir/$1/run/tun0.sock" show; }
 
 start_daemon() {
   local host=$1
   title "$host: start tunneld (systemd would: systemctl start tunneld@tun0)"
-  if server "$host" "$host/tunneld.log" "answering $host" tunneld --config "$host/tun0.yaml" --run-dir "$host/run"; then
+  if server "$host" "$host/tunneld.log" "answering $host" \
+    tunneld --config "$netlab_dir/$host/tun0.yaml" --run-dir "$netlab_dir/$host/run"; then
     pass
   else
     fail "it does not answer on its control socket"
+    finish
   fi
+}
+
+# Ends the demo: the daemons' logs where something failed, how to go on where it is kept, and the count.
+finish() {
+  local host
+  if ((failed)); then
+    for host in vm1 vm2; do
+      printf '\n%s: the log of tunneld\n' "$host"
+      cat "$host/tunneld.log" 2>/dev/null || true
+    done
+  fi
+
+  if [[ $keep ]]; then
+    netlab_keep
+    cat <<END
+
+It is left standing in $netlab_dir. To enter it, as root:
+  ip netns exec $netlab_name-vm1 bash        (and -vm2, -cont1, -cont2)
+  $TUNNEL_DIST/tunnelctl --socket $netlab_dir/vm1/run/tun0.sock show
+To remove it: $repo/scripts/netlab.sh remove $netlab_name      (the next demo does so too)
+END
+  fi
+
+  printf '\n%d steps passed, %d failed\n' "$passed" "$failed"
+  exit $((failed > 0))
 }
 
 configuration() {
@@ -128,21 +158,21 @@ netlab_hosts 2
 
 echo "
 Two hosts, vm1 (192.168.40.11) and vm2 (192.168.40.12), each with a container: cont1 (172.17.51.2) on vm1, cont2 (172.17.52.2)
-on vm2. They are network namespaces. 'vm1\$' means: on vm1; that is 'ip netns exec $netlab_name-vm1' in $netlab_dir."
+on vm2. They are network namespaces. 'vm1\$' means: on vm1; that is 'ip netns exec $netlab_name-vm1'."
 
 configuration vm1 10.0.201.1/24 192.168.40.11
 configuration vm2 10.0.201.2/24 192.168.40.12
 
 echo
-prompt vm1 cat vm1/tun0.yaml
+prompt vm1 cat "$netlab_dir/vm1/tun0.yaml"
 cat vm1/tun0.yaml
-step "Check vm1's configuration; vm2 has the like with its own addresses" "" vm1 tunneld --config vm1/tun0.yaml --check
+step "Check vm1's configuration; vm2 has the like with its own addresses" "" vm1 tunneld --config "$netlab_dir/vm1/tun0.yaml" --check
 start_daemon vm1
 start_daemon vm2
 step "vm1: vm2 is a peer, and these subnets are behind it" "" \
-  vm1 tunnelctl --socket vm1/run/tun0.sock add-peer vm2 --endpoint 192.168.40.12 --subnet 172.17.52.0/24 --subnet 10.0.201.2/32
+  vm1 tunnelctl --socket "$netlab_dir/vm1/run/tun0.sock" add-peer vm2 --endpoint 192.168.40.12 --subnet 172.17.52.0/24 --subnet 10.0.201.2/32
 step "vm2: the other way round" "" \
-  vm2 tunnelctl --socket vm2/run/tun0.sock add-peer vm1 --endpoint 192.168.40.11 --subnet 172.17.51.0/24 --subnet 10.0.201.1/32
+  vm2 tunnelctl --socket "$netlab_dir/vm2/run/tun0.sock" add-peer vm1 --endpoint 192.168.40.11 --subnet 172.17.51.0/24 --subnet 10.0.201.1/32
 step "The containers reach one another" " 0% packet loss" cont1 ping -c 3 -i 0.2 172.17.52.2
 step "... in both directions" " 0% packet loss" cont2 ping -c 3 -i 0.2 172.17.51.2
 
@@ -162,29 +192,10 @@ step "The server saw cont2's own address" "addr=172\.17\.52\.2:" cont2 redis-cli
 echo
 echo "Throughput, with both hosts on this machine's processors:"
 server cont1 iperf3.log "listening cont1 5201" iperf3 -s -1 || true
-step "One TCP connection, two seconds" "receiver" cont2 iperf3 -c 172.17.51.2 -t 2 -i 0 -C cubic
+step "One TCP connection, two seconds" "receiver" cont2 iperf3 -c 172.17.51.2 -t 2 -i 0
 
-step "vm1's view: the network, its peer, the traffic" "vm2" vm1 tunnelctl --socket vm1/run/tun0.sock show
-step "The overlay's routes" "172\.17\.52\.0/24" vm1 tunnelctl --socket vm1/run/tun0.sock routes
-step "What was dropped, and why" "" vm1 tunnelctl --socket vm1/run/tun0.sock drops
+step "vm1's view: the network, its peer, the traffic" "vm2" vm1 tunnelctl --socket "$netlab_dir/vm1/run/tun0.sock" show
+step "The overlay's routes" "172\.17\.52\.0/24" vm1 tunnelctl --socket "$netlab_dir/vm1/run/tun0.sock" routes
+step "What was dropped, and why" "" vm1 tunnelctl --socket "$netlab_dir/vm1/run/tun0.sock" drops
 
-if ((failed)); then
-  for host in vm1 vm2; do
-    printf '\n%s: the log of tunneld\n' "$host"
-    cat "$host/tunneld.log" 2>/dev/null || true
-  done
-fi
-
-if [[ $keep ]]; then
-  netlab_keep
-  cat <<END
-
-It is left standing in $netlab_dir. To enter it, as root:
-  ip netns exec $netlab_name-vm1 bash        (and -vm2, -cont1, -cont2)
-  $TUNNEL_DIST/tunnelctl --socket $netlab_dir/vm1/run/tun0.sock show
-To remove it: $repo/scripts/netlab.sh remove $netlab_name      (the next demo does so too)
-END
-fi
-
-printf '\n%d steps passed, %d failed\n' "$passed" "$failed"
-((failed == 0))
+finish
