@@ -128,7 +128,7 @@ public sealed class Inbound
             return;
         }
 
-        CoalescingVerdict verdict = KernelCoalescing.Judge(inner, packet.Peer.Settings.Gmtu, routing.DropsPartialUdp, out Offload offload);
+        CoalescingVerdict verdict = KernelCoalescing.Judge(inner, packet.Peer.Gmtu, routing.DropsPartialUdp, out Offload offload);
         if (Passes(packet, gre, verdict) &&
             IsSourceAllowed(packet, routing.Routes.LookupIpv4(inner.Source.Ipv4), inner.Destination) &&
             TryMergeEcn(packet, inner.TrafficClass & Ecn.Mask, isIpv4: true))
@@ -145,7 +145,7 @@ public sealed class Inbound
             return;
         }
 
-        CoalescingVerdict verdict = KernelCoalescing.Judge(inner, packet.Peer.Settings.Gmtu, routing.DropsPartialUdp, out Offload offload);
+        CoalescingVerdict verdict = KernelCoalescing.Judge(inner, packet.Peer.Gmtu, routing.DropsPartialUdp, out Offload offload);
         if (Passes(packet, gre, verdict) &&
             IsSourceAllowed(packet, routing.Routes.LookupIpv6(inner.Source.Bits), inner.Destination) &&
             TryMergeEcn(packet, inner.TrafficClass & Ecn.Mask, isIpv4: false))
