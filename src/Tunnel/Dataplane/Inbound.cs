@@ -65,7 +65,7 @@ public sealed class Inbound
         return count;
     }
 
-    // 2: the outer header.
+    // 2: the outer header. An IPv4-mapped source has no place on the wire, and here it would pass for the IPv4 endpoint.
     private void Admit(int index, RoutingSnapshot routing)
     {
         ReadOnlySpan<byte> bytes = _packets.Bytes(index);
@@ -73,7 +73,7 @@ public sealed class Inbound
         {
             AdmitGre(index, ipv4.Payload, ipv4.HeaderLength, ipv4.Source, ipv4.TrafficClass & Ecn.Mask, routing);
         }
-        else if (Ipv6View.TryParse(bytes, out Ipv6View ipv6) && ipv6.NextHeader == IpProtocol.Gre)
+        else if (Ipv6View.TryParse(bytes, out Ipv6View ipv6) && ipv6.NextHeader == IpProtocol.Gre && !ipv6.Source.IsIpv4)
         {
             AdmitGre(index, ipv6.Payload, Ipv6Header.Length, ipv6.Source, ipv6.TrafficClass & Ecn.Mask, routing);
         }
