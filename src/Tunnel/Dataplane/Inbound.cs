@@ -124,7 +124,7 @@ public sealed class Inbound
     {
         if (!Ipv4View.TryParse(gre.Payload, out Ipv4View inner) || !inner.IsChecksumValid)
         {
-            CountDrop(packet.Peer, DropReason.InnerHeaderMalformed);
+            CountDrop(packet.Peer, ReasonOfMalformed(gre));
             return;
         }
 
@@ -141,7 +141,7 @@ public sealed class Inbound
     {
         if (!Ipv6View.TryParse(gre.Payload, out Ipv6View inner))
         {
-            CountDrop(packet.Peer, DropReason.InnerHeaderMalformed);
+            CountDrop(packet.Peer, ReasonOfMalformed(gre));
             return;
         }
 
@@ -153,6 +153,10 @@ public sealed class Inbound
             Deliver(packet, inner.TotalLength, offload);
         }
     }
+
+    // 4: what the GRE checksum shows to be damage is no malformed packet of the sender's.
+    private static DropReason ReasonOfMalformed(in GreView gre) =>
+        gre.IsChecksumValid ? DropReason.InnerHeaderMalformed : DropReason.ChecksumMismatch;
 
     // 4: checksum, then sequence number, so that a damaged packet can't move the window. The GRE checksum of a coalesced packet is
     // that of its first segment and fits nothing; the kernel verified every segment's before it coalesced them. Coalesced UDP goes last,
