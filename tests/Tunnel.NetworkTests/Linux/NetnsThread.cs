@@ -1,6 +1,7 @@
 using System.Collections.Concurrent;
 using System.ComponentModel;
 using System.Diagnostics;
+using System.Globalization;
 using System.Runtime.ExceptionServices;
 using System.Runtime.InteropServices;
 using Xunit.Sdk;
@@ -9,7 +10,8 @@ namespace Tunnel.NetworkTests.Linux;
 
 /// <summary>
 /// A network namespace of its own, and a thread that lives in it: what <see cref="Run(Action)"/> opens, it opens there, and it stays there
-/// whichever thread uses it later. Needs root. Disposing of it ends the thread and deletes the namespace with everything in it.
+/// whichever thread uses it later. Needs root. The namespace has no name: it vanishes with the thread and the last socket in it, and
+/// so leaves nothing behind even where the test process is killed.
 /// </summary>
 internal sealed class NetnsThread : IDisposable
 {
@@ -18,25 +20,29 @@ internal sealed class NetnsThread : IDisposable
     private const ulong MS_REC = 0x4000;
     private const ulong MS_PRIVATE = 0x4_0000;
     private const uint LINUX_CAPABILITY_VERSION_3 = 0x2008_0522;
-    private static int s_count;
 
     private readonly BlockingCollection<Action> _work = [];
     private readonly Thread _thread;
 
     /// <summary>Makes a namespace, with loopback up.</summary>
-    /// <param name="label">What it stands for; its full name is unique to the process.</param>
+    /// <param name="label">What it stands for: the thread's name.</param>
     public NetnsThread(string label)
     {
-        Name = $"tunneltest-{Environment.ProcessId}-{Interlocked.Increment(ref s_count)}-{label}";
-        Execute("ip", ["netns", "add", Name]);
         _thread = new Thread(Serve) { IsBackground = true, Name = label };
         _thread.Start();
-        Run(Enter);
+        ThreadId = Run(() =>
+        {
+            ThrowIfNegative(unshare(CLONE_NEWNET), nameof(unshare));
+            return int.Parse(Path.GetFileName(File.ResolveLinkTarget("/proc/thread-self", returnFinalTarget: false)!.Name), CultureInfo.InvariantCulture);
+        });
         Ip("link set lo up");
     }
 
-    /// <summary>Its name, for `ip netns exec`.</summary>
-    public string Name { get; }
+    /// <summary>The thread's id, which `ip link ... netns ID` takes for the namespace.</summary>
+    public int ThreadId { get; }
+
+    /// <summary>The namespace's file, for `nsenter --net=FILE`.</summary>
+    public string NamespaceFile => $"/proc/{Environment.ProcessId}/task/{ThreadId}/ns/net";
 
     /// <summary>Whether this process may make namespaces.</summary>
     public static bool IsRoot => Environment.UserName == "root";
@@ -75,10 +81,10 @@ internal sealed class NetnsThread : IDisposable
     }
 
     /// <summary>Runs `ip` with these arguments, split at spaces, in the namespace; fails the test where it fails. Returns its output.</summary>
-    public string Ip(string arguments) => Execute("ip", ["-n", Name, .. arguments.Split(' ')]);
+    public string Ip(string arguments) => Exec("ip " + arguments);
 
     /// <summary>Runs a command line, split at spaces, in the namespace; fails the test where it fails. Returns its output.</summary>
-    public string Exec(string commandLine) => Execute("ip", ["netns", "exec", Name, .. commandLine.Split(' ')]);
+    public string Exec(string commandLine) => Execute("nsenter", ["--net=" + NamespaceFile, .. commandLine.Split(' ')]);
 
     /// <summary>From now on the namespace's thread has no capability at all.</summary>
     public void DropCapabilities() => Run(() =>
@@ -119,7 +125,6 @@ internal sealed class NetnsThread : IDisposable
         _work.CompleteAdding();
         _thread.Join();
         _work.Dispose();
-        Execute("ip", ["netns", "del", Name]);
     }
 
     private static string Execute(string program, string[] arguments)
@@ -142,12 +147,6 @@ internal sealed class NetnsThread : IDisposable
         }
     }
 
-    private void Enter()
-    {
-        using var handle = File.OpenHandle($"/run/netns/{Name}");
-        ThrowIfNegative(setns((int)handle.DangerousGetHandle(), CLONE_NEWNET), nameof(setns));
-    }
-
     private static void ThrowIfNegative(int result, string call)
     {
         if (result < 0)
@@ -155,9 +154,6 @@ internal sealed class NetnsThread : IDisposable
             throw new Win32Exception(Marshal.GetLastPInvokeError(), call);
         }
     }
-
-    [DllImport("libc", SetLastError = true)]
-    private static extern int setns(int fd, int nstype);
 
     [DllImport("libc", SetLastError = true)]
     private static extern int unshare(int flags);

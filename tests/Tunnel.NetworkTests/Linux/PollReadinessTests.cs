@@ -9,6 +9,8 @@ namespace Tunnel.NetworkTests.Linux;
 /// <summary>The worker's wait on a real TUN device and real sockets.</summary>
 public sealed class PollReadinessTests
 {
+    private static readonly TimeSpan Patience = TimeSpan.FromSeconds(10);
+
     [SkippableFact]
     public void WaitTellsWhatIsReadable()
     {
@@ -36,55 +38,49 @@ public sealed class PollReadinessTests
     }
 
     [SkippableFact]
-    public void WaitSleepsUntilStopped()
+    public async Task WaitSleepsUntilStopped()
     {
         using RawGreLab lab = Direct();
         using TunDevice tun = OpenTun(lab);
         using var readiness = new PollReadiness(tun, lab.Open(lab.B));
-        var waiting = new Thread(() => Assert.Equal(Ready.Stopped, readiness.Wait()));
-        waiting.Start();
-        Assert.False(waiting.Join(50));
+        Task<Ready> waiting = Task.Run(readiness.Wait);
+        await Assert.ThrowsAsync<TimeoutException>(() => waiting.WaitAsync(TimeSpan.FromMilliseconds(50)));
 
         readiness.Stop();
 
-        Assert.True(waiting.Join(10_000));
-        Assert.Equal(Ready.Stopped, readiness.Wait());
+        Assert.Equal(Ready.Stopped, await waiting.WaitAsync(Patience));
+        Assert.Equal(Ready.Stopped, await Task.Run(readiness.Wait).WaitAsync(Patience));
         readiness.Stop();
-        Assert.Equal(Ready.Stopped, readiness.Wait());
+        Assert.Equal(Ready.Stopped, await Task.Run(readiness.Wait).WaitAsync(Patience));
     }
 
     [SkippableFact]
-    public void ADeviceThatIsDownKeepsTheWaitAsleep()
+    public async Task ADeviceThatIsDownKeepsTheWaitAsleep()
     {
         using RawGreLab lab = Direct();
         using TunDevice tun = OpenTun(lab);
         using var readiness = new PollReadiness(tun, lab.Open(lab.B));
         lab.B.Ip("link set tun0 down");
-        Ready result = Ready.None;
-        var waiting = new Thread(() => result = readiness.Wait());
-        waiting.Start();
-        Assert.False(waiting.Join(50));
+        Task<Ready> waiting = Task.Run(readiness.Wait);
+        await Assert.ThrowsAsync<TimeoutException>(() => waiting.WaitAsync(TimeSpan.FromMilliseconds(50)));
 
         readiness.Stop();
 
-        Assert.True(waiting.Join(10_000));
-        Assert.Equal(Ready.Stopped, result);
+        Assert.Equal(Ready.Stopped, await waiting.WaitAsync(Patience));
     }
 
     [SkippableFact]
-    public void ADeletedDeviceEndsTheWaitWithItsName()
+    public async Task ADeletedDeviceEndsTheWaitWithItsName()
     {
         using RawGreLab lab = Direct();
         using TunDevice tun = OpenTun(lab);
         using var readiness = new PollReadiness(tun, lab.Open(lab.B));
-        DeviceGoneException? gone = null;
-        var waiting = new Thread(() => gone = Assert.Throws<DeviceGoneException>(() => readiness.Wait()));
-        waiting.Start();
+        Task<Ready> waiting = Task.Run(readiness.Wait);
 
         lab.B.Ip("link del tun0");
 
-        Assert.True(waiting.Join(10_000));
-        Assert.Equal("the device tun0 has been deleted", gone!.Message);
+        DeviceGoneException gone = await Assert.ThrowsAsync<DeviceGoneException>(() => waiting.WaitAsync(Patience));
+        Assert.Equal("the device tun0 has been deleted", gone.Message);
         readiness.Stop();
         Assert.Equal(Ready.Stopped, readiness.Wait() & Ready.Stopped);
     }

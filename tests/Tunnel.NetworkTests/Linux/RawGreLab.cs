@@ -27,14 +27,14 @@ internal sealed class RawGreLab : IDisposable
         _router = routed ? new NetnsThread("r") : null;
         if (_router is null)
         {
-            A.Ip($"link add eth0 type veth peer name eth0 netns {B.Name}");
+            A.Ip($"link add eth0 type veth peer name eth0 netns {B.ThreadId}");
             SetUp(A, "eth0", "10.77.1.1/24", "fd77:1::1/64");
             SetUp(B, "eth0", "10.77.1.2/24", "fd77:1::2/64");
         }
         else
         {
-            A.Ip($"link add eth0 type veth peer name left netns {_router.Name}");
-            B.Ip($"link add eth0 type veth peer name right netns {_router.Name}");
+            A.Ip($"link add eth0 type veth peer name left netns {_router.ThreadId}");
+            B.Ip($"link add eth0 type veth peer name right netns {_router.ThreadId}");
             _router.Exec("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1");
             SetUp(A, "eth0", "10.77.1.1/24", "fd77:1::1/64");
             SetUp(B, "eth0", "10.77.2.2/24", "fd77:2::2/64", mtu: 1400);
