@@ -34,14 +34,17 @@ public sealed class LibCLayoutTests
         #include <sys/uio.h>
         #include <sys/un.h>
         #include <netinet/in.h>
+        #include <linux/ethtool.h>
         #include <linux/filter.h>
         #include <linux/if.h>
         #include <linux/if_addr.h>
         #include <linux/if_link.h>
         #include <linux/if_tun.h>
+        #include <linux/ipv6_route.h>
         #include <linux/netlink.h>
         #include <linux/rtnetlink.h>
         #include <linux/sock_diag.h>
+        #include <linux/sockios.h>
         #include <linux/virtio_net.h>
 
         """;
