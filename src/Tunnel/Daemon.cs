@@ -135,8 +135,7 @@ internal static partial class Daemon
         notify.Reloading();
         try
         {
-            ReloadResult result = await network.ReloadAsync();
-            LogReloaded(log, result.Added.Count, result.Changed.Count, result.Removed.Count);
+            await network.ReloadAsync();
         }
         catch (ControlException refused)
         {
@@ -169,9 +168,6 @@ internal static partial class Daemon
 
     [LoggerMessage(Level = LogLevel.Information, Message = "network {Network} stops")]
     private static partial void LogStopping(ILogger log, string network);
-
-    [LoggerMessage(Level = LogLevel.Information, Message = "reloaded: {Added} peers added, {Changed} changed, {Removed} removed")]
-    private static partial void LogReloaded(ILogger log, int added, int changed, int removed);
 
     [LoggerMessage(Level = LogLevel.Error, Message = "reload refused: {Problem} ({Hint})")]
     private static partial void LogReloadRefused(ILogger log, string problem, string hint);

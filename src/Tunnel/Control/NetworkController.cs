@@ -75,7 +75,7 @@ internal sealed partial class NetworkController : IAsyncDisposable
 
         PeerConfig peer = Checked(PeerReader.Put(name, body));
         await ChangePeerAsync(peer, existing);
-        _parts.Events.Publish(existing is null ? "peer-added" : "peer-changed", name, Summary(peer));
+        Tell(existing is null ? "peer-added" : "peer-changed", name, Summary(peer));
         return existing is null;
     });
 
@@ -86,7 +86,7 @@ internal sealed partial class NetworkController : IAsyncDisposable
         PeerConfig existing = Existing(name);
         PeerConfig peer = Checked(PeerReader.Patch(existing, body));
         await ChangePeerAsync(peer, existing);
-        _parts.Events.Publish("peer-changed", name, Summary(peer));
+        Tell("peer-changed", name, Summary(peer));
         return true;
     });
 
@@ -97,7 +97,7 @@ internal sealed partial class NetworkController : IAsyncDisposable
         PeerConfig existing = Existing(name);
         NetworkConfig next = Checked(State.Config.WithoutPeer(name));
         await ChangeAsync(next, () => ForgetStored(existing));
-        _parts.Events.Publish("peer-removed", name);
+        Tell("peer-removed", name, Summary(existing));
         return true;
     });
 
@@ -119,7 +119,7 @@ internal sealed partial class NetworkController : IAsyncDisposable
         next = Checked(next.WithEphemeral(current.Peers.Where(peer => peer.Origin == PeerOrigin.Ephemeral)));
         await ChangeAsync(next, commit: null, resolveAll: true);
         ReloadResult result = Difference(current, next);
-        _parts.Events.Publish("reloaded", detail: $"added {result.Added.Count}, changed {result.Changed.Count}, removed {result.Removed.Count}");
+        Tell("reloaded", null, $"{result.Added.Count} peers added, {result.Changed.Count} changed, {result.Removed.Count} removed");
         return result;
     });
 
@@ -145,6 +145,12 @@ internal sealed partial class NetworkController : IAsyncDisposable
     }
 
     private static string Summary(PeerConfig peer) => $"{peer.Endpoint}, {string.Join(' ', peer.Subnets)}";
+
+    private void Tell(string what, string? peer, string detail)
+    {
+        _parts.Events.Publish(what, peer, detail);
+        LogChange(what, peer is null ? "" : $" {peer}", detail);
+    }
 
     private static T Checked<T>(ConfigResult<T> result)
         where T : class
@@ -342,7 +348,17 @@ internal sealed partial class NetworkController : IAsyncDisposable
     private async Task<TimeSpan?> RefreshAsync()
     {
         NetworkState before = State;
-        NetworkState next = await PrepareAsync(before.Config, resolveAll: false);
+        NetworkState next;
+        try
+        {
+            next = await PrepareAsync(before.Config, resolveAll: false);
+        }
+        catch (HostNetworkException refused)
+        {
+            LogRefused(refused.Message);
+            return ResolveAgain;
+        }
+
         if (next.LooksLike(before))
         {
             TimeSpan? again = _kernel.Apply(before.ToKernelState());
@@ -376,6 +392,12 @@ internal sealed partial class NetworkController : IAsyncDisposable
             _gate.Release();
         }
     }
+
+    [LoggerMessage(Level = LogLevel.Information, Message = "{What}{Peer}: {Detail}")]
+    private partial void LogChange(string what, string peer, string detail);
+
+    [LoggerMessage(Level = LogLevel.Warning, Message = "could not follow the host's changes, will try again: {Reason}")]
+    private partial void LogRefused(string reason);
 
     [LoggerMessage(Level = LogLevel.Information, Message = "paths to peers have changed; following")]
     private partial void LogPathsChanged();

@@ -14,6 +14,9 @@ internal sealed class PeerPreparation(IHostNetwork host, int tunIndex, int worke
     private const int UsualUnderlayMtu = 1500;
     private const int LargestIpPacket = 65_535;
 
+    // fe80::/10 (RFC 4291 section 2.5.6): good for one link only, and of no use as a source towards an endpoint.
+    private static readonly IpPrefix LinkLocal = new(new InetAddress((UInt128)0xfe80 << 112), 10);
+
     /// <summary>Prepares all peers. What counts and sequence numbers a peer of the same name has is kept.</summary>
     /// <param name="config">The configuration.</param>
     /// <param name="before">The peers as they are now.</param>
@@ -108,7 +111,9 @@ internal sealed class PeerPreparation(IHostNetwork host, int tunIndex, int worke
                 return (null, $"underlay interface {name} does not exist");
             }
 
-            local = host.GetAddresses(link.Index).Select(prefix => prefix.Address).FirstOrDefault(own => own.IsIpv4 == address.IsIpv4);
+            local = host.GetAddresses(link.Index)
+                .Select(prefix => prefix.Address)
+                .FirstOrDefault(own => own.IsIpv4 == address.IsIpv4 && !LinkLocal.Contains(own));
             if (local.IsNone)
             {
                 return (null, $"underlay interface {name} has no {(address.IsIpv4 ? "IPv4" : "IPv6")} address");

@@ -6,6 +6,7 @@ using Microsoft.AspNetCore.Http;
 using Microsoft.AspNetCore.Server.Kestrel.Core;
 using Microsoft.Extensions.DependencyInjection;
 using Microsoft.Extensions.Logging;
+using Tunnel.Dataplane;
 
 namespace Tunnel.Control.Api;
 
@@ -142,6 +143,10 @@ internal sealed partial class ControlApi : IAsyncDisposable
         catch (ControlException refused)
         {
             await WriteErrorAsync(context, StatusOf(refused.Kind), new ErrorModel(refused.Message, refused.Hint, refused.Field));
+        }
+        catch (HostNetworkException refused)
+        {
+            await WriteErrorAsync(context, StatusCodes.Status500InternalServerError, new ErrorModel($"the kernel refused: {refused.Message}", null, null));
         }
         catch (JsonException)
         {
