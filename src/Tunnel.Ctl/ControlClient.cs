@@ -149,11 +149,7 @@ internal sealed class ControlClient : IDisposable
 
     private NetworkStream Connect()
     {
-        // Connecting waits where the daemon does not accept, and the deadline cannot break that off: SO_SNDTIMEO does (socket(7)).
-        Socket socket = new(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified)
-        {
-            SendTimeout = (int)_timeout.TotalMilliseconds,
-        };
+        Socket socket = new(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
         try
         {
             socket.Connect(new UnixDomainSocketEndPoint(_socket.Path));
@@ -171,7 +167,6 @@ internal sealed class ControlClient : IDisposable
         SocketError.AccessDenied => ControlSocket.PermissionDenied(_socket.Path),
         SocketError.ConnectionRefused => NotRunning("nothing listens there"),
         SocketError.AddressNotAvailable => NotRunning("there is no such socket"),
-        SocketError.TimedOut or SocketError.WouldBlock => NoAnswer(),
         _ => NotRunning(exception.Message),
     };
 

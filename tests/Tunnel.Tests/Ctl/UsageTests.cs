@@ -47,6 +47,7 @@ public sealed class UsageTests : IDisposable
     [InlineData("set-peer vm2 --checksum maybe", "unexpected argument 'maybe'", $"usage: {SetPeer}")]
     [InlineData("set-peer vm2 --key x", "--key does not take 'x'", "--key N|IN:OUT|none, decimal")]
     [InlineData("set-peer vm2 --key 0x2a", "--key does not take '0x2a'", "--key N|IN:OUT|none, decimal")]
+    [InlineData("set-peer vm2 --key +5", "--key does not take '+5'", "--key N|IN:OUT|none, decimal")]
     [InlineData("set-peer vm2 --key 1:2:3", "--key does not take '1:2:3'", "--key N|IN:OUT|none, decimal")]
     [InlineData("set-peer vm2 --key 1:", "--key does not take '1:'", "--key N|IN:OUT|none, decimal")]
     [InlineData("set-peer vm2 --key -5", "--key needs a value", "--key N|IN:OUT|none")]
