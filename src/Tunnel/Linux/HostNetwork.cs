@@ -12,9 +12,6 @@ namespace Tunnel.Linux;
 /// </summary>
 internal sealed class HostNetwork : IHostNetwork
 {
-    // A table that changes during so many dumps in a row is left for the next notification.
-    private const int MaxDumps = 20;
-
     private static readonly string[] UdpCoalescing = ["rx-udp-gro-forwarding", "rx-gro-list"];
 
     private readonly Lock _gate = new();
@@ -39,8 +36,6 @@ internal sealed class HostNetwork : IHostNetwork
 
         _monitor.Start();
     }
-
-    private delegate bool Parse<T>(NetlinkMessage message, out T record);
 
     /// <inheritdoc/>
     public HostLink? FindLink(string name)
@@ -145,7 +140,7 @@ internal sealed class HostNetwork : IHostNetwork
 
     /// <inheritdoc/>
     public IReadOnlyList<HostRoute> GetRoutes() =>
-        [.. DumpRoutes(AF_INET).Concat(DumpRoutes(AF_INET6)).Select(found => found.Route)];
+        [.. ListRoutes(AF_INET).Concat(ListRoutes(AF_INET6)).Select(found => found.Route)];
 
     /// <inheritdoc/>
     public void AddRoute(HostRoute route) =>
@@ -157,7 +152,7 @@ internal sealed class HostNetwork : IHostNetwork
         // NLM_F_REPLACE replaces the first route of the same prefix, metric and TOS, whosever it is. So it must be the only one.
         HostRoute wanted = WithMetric(route);
         bool present = false;
-        foreach (NetlinkRoute found in DumpRoutes(FamilyOf(route)))
+        foreach (NetlinkRoute found in ListRoutes(FamilyOf(route)))
         {
             if (found.Route.Destination != wanted.Destination || found.Route.Metric != wanted.Metric || found.Tos != 0)
             {
@@ -312,17 +307,24 @@ internal sealed class HostNetwork : IHostNetwork
         return Execute(request);
     }
 
-    private List<IpPrefix> DumpAddresses(sa_family_t family, int linkIndex)
+    private IEnumerable<IpPrefix> DumpAddresses(sa_family_t family, int linkIndex)
     {
+        // Not filtered by the kernel, although it could: it doesn't watch for changes during a filtered list (NLM_F_DUMP_INTR). Even so
+        // one that is added meanwhile may push another into the list twice.
         var request = NetlinkRequest.Begin(
             stackalloc byte[NetlinkRequest.MaxLength],
             RTM_GETADDR,
             NLM_F_DUMP,
-            new ifaddrmsg { ifa_family = (byte)(int)family, ifa_index = (uint)linkIndex });
+            new ifaddrmsg { ifa_family = (byte)(int)family });
         return Dump(request, () => $"list the addresses of {LinkName(linkIndex)}", (NetlinkMessage message, out IpPrefix address) =>
             NetlinkRecords.TryParseAddress(message.Payload, out int index, out address) &&
-            index == linkIndex && address.Address.IsIpv4 == (family == AF_INET));
+            index == linkIndex && address.Address.IsIpv4 == (family == AF_INET)).Distinct();
     }
+
+    // The kernel resumes a list of IPv6 routes by counting, and says nothing where a change has shifted the count: a route may be
+    // missing or there twice. One that is missing in two lists in a row is not there.
+    private IEnumerable<NetlinkRoute> ListRoutes(sa_family_t family) =>
+        family == AF_INET6 ? DumpRoutes(family).Union(DumpRoutes(family)) : DumpRoutes(family);
 
     private List<NetlinkRoute> DumpRoutes(sa_family_t family)
     {
@@ -370,42 +372,21 @@ internal sealed class HostNetwork : IHostNetwork
         return result;
     }
 
-    private NetlinkResult Execute(NetlinkRequest request, NetlinkReply? onReply = null)
+    private NetlinkResult Execute(NetlinkRequest request, NetlinkReply? onReply = null) => Exchange(request.Finish(), onReply);
+
+    private List<T> Dump<T>(NetlinkRequest request, Func<string> operation, NetlinkParse<T> parse)
+    {
+        var records = new List<T>();
+        Check(NetlinkList.Read(Exchange, request.Finish(), parse, records), operation);
+        return records;
+    }
+
+    private NetlinkResult Exchange(Span<byte> request, NetlinkReply? onReply)
     {
         lock (_gate)
         {
-            return _requests.Exchange(request.Finish(), onReply);
+            return _requests.Exchange(request, onReply);
         }
-    }
-
-    private List<T> Dump<T>(NetlinkRequest request, Func<string> operation, Parse<T> parse)
-    {
-        var records = new List<T>();
-        for (int i = 0; i < MaxDumps; i++)
-        {
-            records.Clear();
-            NetlinkResult result = Execute(request, reply =>
-            {
-                if (parse(reply, out T record))
-                {
-                    records.Add(record);
-                }
-            });
-
-            // A namespace that never had a route has no main table.
-            if (result.Errno == ENOENT)
-            {
-                return records;
-            }
-
-            Check(result, operation);
-            if (!result.Interrupted)
-            {
-                return records;
-            }
-        }
-
-        throw new HostNetworkException(operation(), EAGAIN, "they keep changing while they are listed");
     }
 
     private string Describe(HostRoute route)

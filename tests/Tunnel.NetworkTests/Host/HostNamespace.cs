@@ -19,7 +19,7 @@ internal sealed partial class HostNamespace : IDisposable
     public HostNamespace()
     {
         Skip.IfNot(Environment.IsPrivilegedProcess, "needs root");
-        Name = $"linux-host-{Environment.ProcessId}-{Interlocked.Increment(ref _count)}";
+        Name = $"tunnel-host-{Environment.ProcessId}-{Interlocked.Increment(ref _count)}";
         Command("ip", "netns", "add", Name);
     }
 
@@ -28,17 +28,25 @@ internal sealed partial class HostNamespace : IDisposable
     /// <summary>Makes the devices, up and without IPv6 link-local addresses of their own.</summary>
     public HostNamespace WithDevices()
     {
-        foreach (string pair in new[] { "0", "1" })
+        try
         {
-            Ip($"link add d{pair} type veth peer name p{pair}");
-            foreach (string end in new[] { "p", "d" })
+            foreach (string pair in new[] { "0", "1" })
             {
-                Ip($"link set {end}{pair} addrgenmode none");
-                Ip($"link set {end}{pair} up");
+                Ip($"link add d{pair} type veth peer name p{pair}");
+                foreach (string end in new[] { "p", "d" })
+                {
+                    Ip($"link set {end}{pair} addrgenmode none");
+                    Ip($"link set {end}{pair} up");
+                }
             }
-        }
 
-        return this;
+            return this;
+        }
+        catch
+        {
+            Dispose();
+            throw;
+        }
     }
 
     /// <summary>Runs `ip -n NAMESPACE ARGUMENTS` and returns what it printed.</summary>

@@ -295,39 +295,56 @@ public sealed class HostNetworkTests
     }
 
     [SkippableFact]
-    public void ListsAreWholeWhileOthersChangeThem()
+    public void TheRouteListIsWholeThoughItChangesMeanwhile()
     {
         using HostNamespace space = new HostNamespace().WithDevices();
         using HostNetwork host = space.Run(() => new HostNetwork());
         using HostNetwork other = space.Run(() => new HostNetwork());
         int index = host.FindLink("d0")!.Index;
-        List<HostRoute> routes = [];
-        for (int i = 0; i < 600; i++)
+
+        // Enough for several parts.
+        List<HostRoute> lasting = [];
+        for (int i = 0; i < 500; i++)
         {
-            routes.Add(new HostRoute(Prefix($"172.{16 + (i >> 8)}.{i & 255}.0/24"), index, Ours, 10, 1400));
-            routes.Add(new HostRoute(Prefix($"fd00:{i:x}::/64"), index, Ours, 10, 1400));
+            lasting.Add(new HostRoute(Prefix($"172.{16 + (i >> 8)}.{i & 255}.0/24"), index, Ours, 10, 1400));
+            lasting.Add(new HostRoute(Prefix($"fd00:{i:x}::/64"), index, Ours, 10, 1400));
         }
 
-        routes.ForEach(host.AddRoute);
+        lasting.ForEach(host.AddRoute);
+        lasting.Sort((a, b) => a.Destination.CompareTo(b.Destination));
         using var done = new CancellationTokenSource();
         Task churn = Task.Run(() =>
         {
-            for (int i = 0; !done.IsCancellationRequested; i++)
+            HostRoute[] passing =
+            [
+                new(Prefix("10.0.0.0/24"), index, 85, 10, 0),
+                new(Prefix("fc00::/64"), index, 85, 10, 0),
+            ];
+            while (!done.IsCancellationRequested)
             {
-                var route = new HostRoute(Prefix($"10.{i & 127}.0.0/16"), index, 85, 10, 0);
-                other.AddRoute(route);
-                other.AddAddress(index, Prefix($"fd01::{i & 0xfff:x}/64"));
-                other.RemoveAddress(index, Prefix($"fd01::{i & 0xfff:x}/64"));
-                other.RemoveRoute(route);
+                Array.ForEach(passing, other.AddRoute);
+                Array.ForEach(passing, other.RemoveRoute);
             }
         });
-        for (int i = 0; i < 50; i++)
+        for (int i = 0; i < 200; i++)
         {
-            Assert.Equal(routes.Count, host.GetRoutes().Count(route => route.Protocol == Ours));
+            Assert.Equal(lasting, host.GetRoutes().Where(route => route.Protocol == Ours).OrderBy(route => route.Destination));
         }
 
         done.Cancel();
         churn.GetAwaiter().GetResult();
+    }
+
+    [SkippableFact]
+    public void AThousandAddressesAreListed()
+    {
+        using HostNamespace space = new HostNamespace().WithDevices();
+        using HostNetwork host = space.Run(() => new HostNetwork());
+        int index = host.FindLink("d0")!.Index;
+        IpPrefix[] addresses =
+            [.. Enumerable.Range(1, 500).SelectMany(i => new[] { Prefix($"10.1.{i >> 8}.{i & 255}/32"), Prefix($"fd00::{i:x}/128") })];
+        Array.ForEach(addresses, address => host.AddAddress(index, address));
+        Assert.Equal(addresses.Order(), host.GetAddresses(index).Order());
     }
 
     [SkippableFact]

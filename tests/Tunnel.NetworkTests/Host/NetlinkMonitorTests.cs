@@ -33,6 +33,21 @@ public sealed class NetlinkMonitorTests
     }
 
     [SkippableTheory]
+    [InlineData("address add 10.9.9.1/24 dev d1")]
+    [InlineData("address add fd00:99::1/64 dev d1")]
+    public async Task AnAddressThatBringsNoRouteIsNoticed(string change)
+    {
+        using HostNamespace space = Prepare();
+        using HostNetwork host = space.Run(() => new HostNetwork());
+        space.Ip("link set d1 down");
+        await Quiet(host);
+        Task noticed = host.WaitForChangeAsync(CancellationToken.None);
+
+        space.Ip(change);
+        await noticed.WaitAsync(Deadline);
+    }
+
+    [SkippableTheory]
     [InlineData("172.17.52.0/24")]
     [InlineData("fd00:52::/64")]
     public async Task ALinkThatGoesDownTakesItsRoutesAlongAndIsNoticed(string destination)

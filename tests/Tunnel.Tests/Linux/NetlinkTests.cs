@@ -160,6 +160,51 @@ public sealed class NetlinkTests
         Assert.False(attributes.TryReadAttribute(out _, out _));
     }
 
+    [Theory]
+    [InlineData(0)]
+    [InlineData(1)]
+    [InlineData(NetlinkList.MaxAttempts - 1)]
+    public void AListThatChangedMeanwhileIsReadAgain(int interruptions)
+    {
+        int asked = 0;
+        List<int> records = [];
+        NetlinkResult result = NetlinkList.Read(Exchange, [], Parse, records);
+
+        Assert.Equal(0, result.Errno);
+        Assert.Equal(interruptions + 1, asked);
+        Assert.Equal([interruptions + 1, 7], records);
+
+        NetlinkResult Exchange(Span<byte> request, NetlinkReply? onReply)
+        {
+            asked++;
+            onReply!(new NetlinkMessage { Payload = [(byte)asked] });
+            onReply!(new NetlinkMessage { Payload = [] });
+            onReply!(new NetlinkMessage { Payload = [7] });
+            return new NetlinkResult(0, "", asked <= interruptions);
+        }
+    }
+
+    [Theory]
+    [InlineData(0, true, 11, NetlinkList.MaxAttempts)]
+    [InlineData(1, false, 1, 1)]
+    [InlineData(1, true, 1, 1)]
+    [InlineData(2, false, 0, 1)]
+    public void AListThatNeverSettlesOrFailsIsGivenUp(int errno, bool interrupted, int expected, int expectedAttempts)
+    {
+        int asked = 0;
+        NetlinkResult result = NetlinkList.Read<int>(
+            (_, _) =>
+            {
+                asked++;
+                return new NetlinkResult(errno, "no", interrupted);
+            },
+            [],
+            Parse,
+            []);
+        Assert.Equal(expected, result.Errno);
+        Assert.Equal(expectedAttempts, asked);
+    }
+
     [Fact]
     public void DamagedMessagesAreReadWithoutHarm()
     {
@@ -190,6 +235,12 @@ public sealed class NetlinkTests
 
         Assert.InRange(routes, 100, 100_000);
         Assert.InRange(others, 0, 100_000);
+    }
+
+    private static bool Parse(NetlinkMessage message, out int record)
+    {
+        record = message.Payload.IsEmpty ? 0 : message.Payload[0];
+        return !message.Payload.IsEmpty;
     }
 
     private static byte[] Bytes(params string[] hex) => Convert.FromHexString(string.Concat(hex).Replace(" ", "", StringComparison.Ordinal));
