@@ -31,11 +31,22 @@ internal enum ConfigErrorKind
 /// <summary>One finding about a configuration.</summary>
 /// <param name="Kind">What kind of finding it is.</param>
 /// <param name="Place">Where it was found.</param>
-/// <param name="Field">The path of the key, as peers.vm2.subnets[0]; below one peer where only that was checked; null where no key is meant.</param>
+/// <param name="Field">
+/// The path of the key, as peers.vm2.subnets[0]; the path below the peer where only one peer was read; null where no key is meant.
+/// </param>
 /// <param name="Message">What is wrong, in one line.</param>
 /// <param name="Hint">The cure, or what is allowed, in one line; null where the message says it all.</param>
 internal sealed record ConfigError(ConfigErrorKind Kind, ConfigPlace Place, string? Field, string Message, string? Hint)
 {
+    /// <summary>The path of the key; as the other texts here, one line without control characters and of bounded length.</summary>
+    public string? Field { get; } = Field is null ? null : ConfigText.OneLine(Field);
+
+    /// <summary>What is wrong.</summary>
+    public string Message { get; } = ConfigText.OneLine(Message);
+
+    /// <summary>The cure, or what is allowed.</summary>
+    public string? Hint { get; } = Hint is null ? null : ConfigText.OneLine(Hint);
+
     /// <summary>The field's first key, as "subnets" of "subnets[0]".</summary>
     public string? Key => Field?.Split('.', '[')[0];
 
@@ -43,7 +54,7 @@ internal sealed record ConfigError(ConfigErrorKind Kind, ConfigPlace Place, stri
     public override string ToString()
     {
         string hint = Hint is null ? string.Empty : $" ({Hint})";
-        return ConfigText.OneLine(Place.IsNone ? $"{Message}{hint}" : $"{Place}: {Message}{hint}");
+        return Place.IsNone ? $"{Message}{hint}" : $"{ConfigText.OneLine(Place.ToString())}: {Message}{hint}";
     }
 }
 

@@ -66,7 +66,9 @@ internal sealed class ConfigNode
 
     public static ConfigNode OfScalar(ConfigNodeKind kind, ConfigPlace place, string scalar) => new(kind, place) { Scalar = scalar };
 
-    public static ConfigNode OfList(ConfigPlace place, IReadOnlyList<ConfigNode> items) => new(ConfigNodeKind.List, place) { Items = items };
+    public static ConfigNode OfList(ConfigPlace place, IReadOnlyList<ConfigNode> items) =>
+        new(ConfigNodeKind.List, place) { Items = items };
 
-    public static ConfigNode OfMap(ConfigPlace place, IReadOnlyList<ConfigEntry> entries) => new(ConfigNodeKind.Map, place) { Entries = entries };
+    public static ConfigNode OfMap(ConfigPlace place, IReadOnlyList<ConfigEntry> entries) =>
+        new(ConfigNodeKind.Map, place) { Entries = entries };
 }

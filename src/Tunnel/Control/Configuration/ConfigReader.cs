@@ -78,7 +78,10 @@ internal static class ConfigReader
         if (root.Kind == ConfigNodeKind.Nothing)
         {
             errors.Warn(
-                new ConfigPlace(basis.File), null, "the file has no settings", $"the device {basis.Name} gets no address, and has the stored peers only");
+                new ConfigPlace(basis.File),
+                null,
+                "the file has no settings",
+                $"the device {basis.Name} gets no address, and has the stored peers only");
         }
 
         var map = new MapReader(root, scope, string.Empty, Keys[string.Empty], Homes);
@@ -126,7 +129,7 @@ internal static class ConfigReader
         {
             ConfigNode list = map.Section(key);
             if (list.Kind == ConfigNodeKind.List && list.Items.Count == 0)
-                scope.Invalid(list.Place, $"underlay.{key}", $"{key} is empty", hint);
+                scope.Refuse(list.Place, $"underlay.{key}", $"{key} is empty", hint);
         }
 
         return underlay;
@@ -136,7 +139,11 @@ internal static class ConfigReader
     {
         if (node.Kind is not (ConfigNodeKind.Map or ConfigNodeKind.Nothing))
         {
-            errors.Invalid(node.Place, "peers", $"peers must be a map, not {node.KindName}", "write each peer as NAME: with its settings indented below");
+            errors.Invalid(
+                node.Place,
+                "peers",
+                $"peers must be a map, not {node.KindName}",
+                "write each peer as NAME: with its settings indented below");
             return;
         }
 
@@ -144,7 +151,7 @@ internal static class ConfigReader
         foreach (ConfigEntry entry in node.Entries)
         {
             bool good = true;
-            string field = ConfigText.OneLine($"peers.{entry.Key}");
+            string field = $"peers.{entry.Key}";
             if (ConfigValues.PeerName(entry.Key).Fault is { } fault)
             {
                 errors.Invalid(entry.KeyPlace, field, fault.Message, fault.Hint);
@@ -167,7 +174,11 @@ internal static class ConfigReader
     {
         if (File.Exists(directory))
         {
-            errors.Invalid(new ConfigPlace(directory), null, "it is a file, not a directory", "move it away; the peers added by command are kept in this place");
+            errors.Invalid(
+                new ConfigPlace(directory),
+                null,
+                "it is a file, not a directory",
+                "move it away; the peers added by command are kept in this place");
             return;
         }
 
@@ -182,7 +193,11 @@ internal static class ConfigReader
         }
         catch (Exception exception) when (FileTrouble.Is(exception))
         {
-            errors.Invalid(new ConfigPlace(directory), null, $"can't be read: {FileTrouble.Reason(exception)}", "the peers added by command are kept in it");
+            errors.Invalid(
+                new ConfigPlace(directory),
+                null,
+                $"can't be read: {FileTrouble.Reason(exception)}",
+                "the peers added by command are kept in it");
             return;
         }
 
@@ -204,7 +219,11 @@ internal static class ConfigReader
             }
             else if (names.TryGetValue(name, out ConfigPlace first))
             {
-                errors.Conflict(new ConfigPlace(file), $"peers.{name}", $"peer {name} is there twice, also at {first}", "delete this file, or the other entry");
+                errors.Conflict(
+                    new ConfigPlace(file),
+                    $"peers.{name}",
+                    $"peer {name} is there twice, also at {first}",
+                    "delete this file, or the other entry");
                 good = false;
             }
 

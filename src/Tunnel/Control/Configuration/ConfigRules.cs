@@ -39,13 +39,19 @@ internal static class ConfigRules
         if (underlay.Local.Count > 2 || (underlay.Local.Count == 2 && underlay.Local[0].IsIpv4 == underlay.Local[1].IsIpv4))
         {
             errors.Invalid(
-                source.Find("underlay.local"), "underlay.local", "local has two addresses of one family", "at most one IPv4 and one IPv6 address");
+                source.Find("underlay.local"),
+                "underlay.local",
+                "local has two addresses of one family",
+                "at most one IPv4 and one IPv6 address");
         }
 
         if (underlay.Local.Count > 0 && underlay.Interface is not null)
         {
             errors.Invalid(
-                source.Find("underlay.interface"), "underlay.interface", "local and interface stand together", "keep one: each decides the source address");
+                source.Find("underlay.interface"),
+                "underlay.interface",
+                "local and interface stand together",
+                "keep one: each decides the source address");
         }
 
         if (underlay.Interface == network.Name)
@@ -81,6 +87,9 @@ internal static class ConfigRules
         }
 
         if (accept.Count > 0 && !accept.Contains(Encapsulation.Gre))
-            errors.Invalid(network.Source.Find("underlay.accept"), "underlay.accept", "accept lacks gre, and so nothing would be received", "add gre");
+        {
+            errors.Invalid(
+                network.Source.Find("underlay.accept"), "underlay.accept", "accept lacks gre, and so nothing would be received", "add gre");
+        }
     }
 }

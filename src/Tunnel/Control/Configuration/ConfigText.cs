@@ -7,14 +7,21 @@ namespace Tunnel.Control.Configuration;
 internal static class ConfigText
 {
     private const int LongestQuote = 64;
+    private const int LongestLine = 1000;
 
-    /// <summary>The text in double quotes, cut where it is long; nothing in it can break the line or reach a terminal as control code.</summary>
+    /// <summary>The text in double quotes, cut where it is long.</summary>
     public static string Quote(string text) =>
         text.Length <= LongestQuote ? $"\"{OneLine(text)}\"" : $"\"{OneLine(text[..LongestQuote])}...\"";
 
-    /// <summary>The same text with each control character, line separator and lone surrogate written as \uXXXX.</summary>
+    /// <summary>
+    /// The same text with each control character, line separator and lone surrogate written as \uXXXX, so that nothing in it
+    /// breaks the line or commands a terminal. Cut at 1000 characters: a person reads it, and it may hold a whole file.
+    /// </summary>
     public static string OneLine(string text)
     {
+        if (text.Length > LongestLine)
+            text = text[..LongestLine] + "...";
+
         StringBuilder? copy = null;
         for (int i = 0; i < text.Length; i++)
         {

@@ -69,7 +69,10 @@ internal static class ConfigValues
         string file = Path.GetFileName(path);
         string extension = Path.GetExtension(file);
         if (extension is not (".yaml" or ".yml"))
-            return new Fault($"the file's name {ConfigText.Quote(file)} does not end in .yaml", "name it NETWORK.yaml: the network is called so");
+        {
+            return new Fault(
+                $"the file's name {ConfigText.Quote(file)} does not end in .yaml", "name it NETWORK.yaml: the network is called so");
+        }
 
         string name = file[..^extension.Length];
         const string Rule = "the file's name is the network's and its device's: 1 to 15 of A-Z a-z 0-9 _ . -, then .yaml";
@@ -86,8 +89,11 @@ internal static class ConfigValues
     /// <summary>A peer's name. It becomes a file's name, NAME.yaml.</summary>
     public static Parsed<string> PeerName(string text)
     {
-        bool good = text.Length is > 0 and <= MaxPeerName && !text.AsSpan().ContainsAnyExcept(NameCharacters) && char.IsAsciiLetterOrDigit(text[0]);
-        return good ? text : new Fault($"{ConfigText.Quote(text)} can't name a peer", "1 to 63 of A-Z a-z 0-9 _ . -, the first a letter or digit");
+        bool good = text.Length is > 0 and <= MaxPeerName
+            && !text.AsSpan().ContainsAnyExcept(NameCharacters) && char.IsAsciiLetterOrDigit(text[0]);
+        return good
+            ? text
+            : new Fault($"{ConfigText.Quote(text)} can't name a peer", "1 to 63 of A-Z a-z 0-9 _ . -, the first a letter or digit");
     }
 
     /// <summary>A network device's name (dev_valid_name in the kernel).</summary>
@@ -139,7 +145,11 @@ internal static class ConfigValues
         }
 
         if (!prefix.IsNetwork)
-            return new Fault($"{text} has bits set beyond its prefix length", $"the subnet is {prefix.Network}; the one address is {prefix.Address}/{prefix.MaxLength}");
+        {
+            return new Fault(
+                $"{text} has bits set beyond its prefix length",
+                $"the subnet is {prefix.Network}; the one address is {prefix.Address}/{prefix.MaxLength}");
+        }
 
         return prefix;
     }
@@ -148,9 +158,14 @@ internal static class ConfigValues
     public static Parsed<InetAddress> LocalAddress(string text)
     {
         if (!InetAddress.TryParse(text, out InetAddress address))
-            return new Fault($"{ConfigText.Quote(text)} is not an IPv4 or IPv6 address", "as 192.168.40.11 or fd00:40::11, without prefix length");
+        {
+            return new Fault(
+                $"{ConfigText.Quote(text)} is not an IPv4 or IPv6 address", "as 192.168.40.11 or fd00:40::11, without prefix length");
+        }
 
-        return SpecialName(address) is { } special ? new Fault($"{text} is {special}", "give this host's own address in the underlay") : address;
+        return SpecialName(address) is { } special
+            ? new Fault($"{text} is {special}", "give this host's own address in the underlay")
+            : address;
     }
 
     /// <summary>A peer's endpoint: IPv4, IPv6 or DNS name; with ":PORT" where IPv6 stands in brackets.</summary>
@@ -159,12 +174,12 @@ internal static class ConfigValues
         if (InetAddress.TryParse(text, out InetAddress whole))
             return EndpointAt(text, whole, null);
 
-        const string Forms = "an address or a DNS name: 192.168.40.12, fd00:40::12, vm2.example.com";
+        Fault NotOne(string hint) => new($"{ConfigText.Quote(text)} is not an endpoint", hint);
         if (text.Contains('/', StringComparison.Ordinal))
-            return new Fault($"{ConfigText.Quote(text)} is not an endpoint", "one address or DNS name, without prefix length and without a scheme");
+            return NotOne("one address or DNS name, without prefix length and without a scheme");
 
         if (text.Contains('%', StringComparison.Ordinal))
-            return new Fault($"{ConfigText.Quote(text)} is not an endpoint", "leave the zone out; underlay: {interface: ...} chooses the device");
+            return NotOne("leave the zone out; underlay: {interface: ...} chooses the device");
 
         string host = text;
         int? port = null;
@@ -184,7 +199,7 @@ internal static class ConfigValues
         if (bracketed)
         {
             if (!host.EndsWith(']') || !InetAddress.TryParse(host[1..^1], out InetAddress inside) || !inside.IsIpv6)
-                return new Fault($"{ConfigText.Quote(text)} is not an endpoint", "in brackets stands an IPv6 address: \"[fd00:40::12]:4754\"");
+                return NotOne("in brackets stands an IPv6 address: \"[fd00:40::12]:4754\"");
 
             return EndpointAt(text, inside, port);
         }
@@ -194,7 +209,7 @@ internal static class ConfigValues
 
         return IsDnsName(host)
             ? new PeerEndpoint(host.ToLowerInvariant(), InetAddress.None, port)
-            : new Fault($"{ConfigText.Quote(text)} is not an endpoint", Forms);
+            : NotOne("an address or a DNS name: 192.168.40.12, fd00:40::12, vm2.example.com");
     }
 
     /// <summary>A GRE key: decimal, 0x and hexadecimal digits, or a dotted quad, as ip-tunnel(8) takes it.</summary>
@@ -267,14 +282,16 @@ internal static class ConfigValues
             return prefix;
 
         if (InetAddress.TryParse(text, out InetAddress bare))
-            return new Fault($"{text} has no prefix length", $"as {examples}; the one address is {bare}/{(bare.IsIpv4 ? 32 : 128)}");
+            return new Fault($"{text} has no prefix length", $"as {examples}; the one address is {bare}/{LongestPrefix(bare)}");
 
         int slash = text.IndexOf('/', StringComparison.Ordinal);
         if (slash > 0 && InetAddress.TryParse(text[..slash], out InetAddress address))
-            return new Fault($"{ConfigText.Quote(text)} has no valid prefix length", $"0 to {(address.IsIpv4 ? 32 : 128)} for this address");
+            return new Fault($"{ConfigText.Quote(text)} has no valid prefix length", $"0 to {LongestPrefix(address)} for this address");
 
         return new Fault($"{ConfigText.Quote(text)} is not ADDRESS/LENGTH", $"as {examples}");
     }
+
+    private static int LongestPrefix(InetAddress address) => new IpPrefix(address, 0).MaxLength;
 
     private static Parsed<Encapsulation> Word(string text, IReadOnlyList<string> words, string what)
     {
@@ -294,7 +311,8 @@ internal static class ConfigValues
         text.Length > 0 && !text.AsSpan().ContainsAnyExceptInRange('0', '9') && (text.Length == 1 || text[0] != '0');
 
     private static Parsed<int> Number(string text, int least, int most, string what) =>
-        IsDecimal(text) && int.TryParse(text, NumberStyles.None, CultureInfo.InvariantCulture, out int number) && number >= least && number <= most
+        IsDecimal(text) && int.TryParse(text, NumberStyles.None, CultureInfo.InvariantCulture, out int number)
+        && number >= least && number <= most
             ? number
             : new Fault($"{ConfigText.Quote(text)} is not {what}", $"a number from {least} to {most}");
 

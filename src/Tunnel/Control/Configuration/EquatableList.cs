@@ -3,7 +3,9 @@ using System.Runtime.CompilerServices;
 
 namespace Tunnel.Control.Configuration;
 
-/// <summary>An immutable list that equals another one with equal items in the same order, so that records that hold it compare by value.</summary>
+/// <summary>
+/// An immutable list that equals another with equal items in the same order, so that records that hold it compare by value.
+/// </summary>
 [CollectionBuilder(typeof(EquatableList), nameof(EquatableList.Create))]
 internal sealed class EquatableList<T> : IReadOnlyList<T>, IEquatable<EquatableList<T>>
     where T : notnull

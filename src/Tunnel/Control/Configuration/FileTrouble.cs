@@ -1,6 +1,9 @@
 namespace Tunnel.Control.Configuration;
 
-/// <summary>Says in plain words why the system refused a file operation. The framework's own messages may be left out of the build.</summary>
+/// <summary>
+/// Says in plain words why the system refused a file operation. The framework's own messages may be left out of the build
+/// (UseSystemResourceKeys).
+/// </summary>
 internal static class FileTrouble
 {
     /// <summary>Whether the exception is the system's refusal of a file operation.</summary>

@@ -14,20 +14,31 @@ internal sealed record ConfigScope(ConfigErrorList Errors, string Prefix, string
     /// <summary>The record's positions, for errors that are found later; none where the values came as JSON.</summary>
     public SourcePositions Positions => Places.Values.All(place => place.IsNone) ? SourcePositions.None : new SourcePositions(Places);
 
-    public void Invalid(ConfigPlace place, string field, string message, string? hint) =>
+    /// <summary>Whether a value was refused, so that the record can't be made.</summary>
+    public bool IsRefused { get; private set; }
+
+    /// <summary>Refuses a value.</summary>
+    public void Refuse(ConfigPlace place, string field, string message, string? hint)
+    {
+        IsRefused = true;
+        Errors.Invalid(place, Name(field), message, hint);
+    }
+
+    /// <summary>Refuses a key that should not be there; the other settings still make a record, which can be checked further.</summary>
+    public void RefuseKey(ConfigPlace place, string field, string message, string hint) =>
         Errors.Invalid(place, Name(field), message, hint);
 
     /// <summary>The field as errors name it; null for the record itself where it has no name.</summary>
     public string? Name(string field)
     {
         string name = (Prefix + field).TrimEnd('.');
-        return name.Length == 0 ? null : ConfigText.OneLine(name);
+        return name.Length == 0 ? null : name;
     }
 }
 
 /// <summary>
-/// Reads the settings of one map. Its making refuses unknown and repeated keys; each read refuses a value of the wrong shape or meaning.
-/// A setting that is absent or refused reads as "not there"; refusals are in the scope's errors.
+/// Reads the settings of one map. Its making refuses unknown and repeated keys; each read refuses a value of the wrong shape or
+/// meaning. A setting that is absent or refused reads as "not there"; refusals are in the scope's errors.
 /// </summary>
 internal sealed class MapReader
 {
@@ -40,7 +51,8 @@ internal sealed class MapReader
     /// <param name="path">The map's own path in the record; empty for the record itself.</param>
     /// <param name="allowed">The keys that it may have.</param>
     /// <param name="elsewhere">Keys that belong into other maps, with the map's name, for the hint.</param>
-    public MapReader(ConfigNode node, ConfigScope scope, string path, string[] allowed, IReadOnlyDictionary<string, string>? elsewhere = null)
+    public MapReader(
+        ConfigNode node, ConfigScope scope, string path, string[] allowed, IReadOnlyDictionary<string, string>? elsewhere = null)
     {
         _scope = scope;
         _path = path;
@@ -48,7 +60,7 @@ internal sealed class MapReader
         {
             // "peers:" with nothing below it, or with all below it commented out, is an empty section.
             if (node.Kind != ConfigNodeKind.Nothing)
-                scope.Invalid(node.Place, path, $"{Title} must be a map, not {node.KindName}", $"keys: {string.Join(", ", allowed)}");
+                _scope.Refuse(node.Place, path, $"{Title} must be a map, not {node.KindName}", $"keys: {string.Join(", ", allowed)}");
 
             return;
         }
@@ -57,19 +69,29 @@ internal sealed class MapReader
         {
             string field = FieldOf(entry.Key);
             if (!allowed.Contains(entry.Key))
-                scope.Invalid(entry.KeyPlace, field, $"unknown key {ConfigText.Quote(entry.Key)} in {Title}", UnknownHint(entry.Key, allowed, elsewhere));
+            {
+                string hint = UnknownHint(entry.Key, allowed, elsewhere);
+                scope.RefuseKey(entry.KeyPlace, field, $"unknown key {ConfigText.Quote(entry.Key)} in {Title}", hint);
+            }
             else if (!_entries.TryAdd(entry.Key, entry))
-                scope.Invalid(entry.KeyPlace, field, RepeatedKey(entry.Key, _entries[entry.Key]), "keep one of them");
+            {
+                scope.RefuseKey(entry.KeyPlace, field, RepeatedKey(entry.Key, _entries[entry.Key]), "keep one of them");
+            }
             else
-                scope.Places[field] = entry.Value.Kind == ConfigNodeKind.Nothing ? entry.KeyPlace : entry.Value.Place;
+            {
+                scope.Places[field] = PlaceOf(entry);
+            }
         }
     }
 
     private string Title => _scope.Name(_path) ?? _scope.Title;
 
     /// <summary>The message for a key that stands twice.</summary>
-    public static string RepeatedKey(string key, ConfigEntry first) =>
-        first.KeyPlace.IsNone ? $"{ConfigText.Quote(key)} is there twice" : $"{ConfigText.Quote(key)} is there twice, first at line {first.KeyPlace.Line}";
+    public static string RepeatedKey(string key, ConfigEntry first)
+    {
+        string where = first.KeyPlace.IsNone ? string.Empty : $", first at line {first.KeyPlace.Line}";
+        return $"{ConfigText.Quote(key)} is there twice{where}";
+    }
 
     /// <summary>Whether the key is there, be its value good or not.</summary>
     public bool Has(string key) => _entries.ContainsKey(key);
@@ -77,20 +99,21 @@ internal sealed class MapReader
     /// <summary>Whether the key is there without a value.</summary>
     public bool IsNothing(string key) => _entries.TryGetValue(key, out ConfigEntry entry) && entry.Value.Kind == ConfigNodeKind.Nothing;
 
-    /// <summary>The key's entry; null where it is not there.</summary>
-    public ConfigEntry? Find(string key) => _entries.TryGetValue(key, out ConfigEntry entry) ? entry : null;
+    /// <summary>Takes a key that is there without a value as if it were not there; false where it is otherwise.</summary>
+    public bool DropNothing(string key) => IsNothing(key) && _entries.Remove(key);
 
     /// <summary>The map or list below a key, or nothing at all.</summary>
-    public ConfigNode Section(string key) => _entries.TryGetValue(key, out ConfigEntry entry) ? entry.Value : ConfigNode.OfNothing(default);
+    public ConfigNode Section(string key) =>
+        _entries.TryGetValue(key, out ConfigEntry entry) ? entry.Value : ConfigNode.OfNothing(default);
 
     /// <summary>Reads one scalar; false where it is absent or refused.</summary>
     public bool TryRead<T>(string key, Func<string, Parsed<T>> parse, out T value)
     {
         value = default!;
-        return _entries.TryGetValue(key, out ConfigEntry entry) && TryRead(entry.Value, FieldOf(key), entry.KeyPlace, parse, out value);
+        return _entries.TryGetValue(key, out ConfigEntry entry) && TryRead(entry.Value, FieldOf(key), PlaceOf(entry), parse, out value);
     }
 
-    /// <summary>Reads the encapsulation to send with; false where it is absent or refused, also because this version does not carry it.</summary>
+    /// <summary>Reads the encapsulation to send with; false where it is absent, refused, or not carried by this version.</summary>
     public bool TryReadEncapsulation(string key, out Encapsulation value)
     {
         if (!TryRead(key, ConfigValues.Encapsulation, out value))
@@ -99,8 +122,11 @@ internal sealed class MapReader
         if (value is Encapsulation.Gre or Encapsulation.Auto)
             return true;
 
-        _scope.Invalid(
-            _entries[key].Value.Place, FieldOf(key), $"{key} {value.ToWord()}: this version of tunneld carries gre only", "write gre or auto");
+        _scope.Refuse(
+            _entries[key].Value.Place,
+            FieldOf(key),
+            $"{key} {value.ToWord()}: this version of tunneld carries gre only",
+            "write gre or auto");
         return false;
     }
 
@@ -124,7 +150,7 @@ internal sealed class MapReader
             ConfigNodeKind.Plain or ConfigNodeKind.Number => ConfigText.Quote(node.Scalar),
             _ => node.KindName,
         };
-        _scope.Invalid(node.Kind == ConfigNodeKind.Nothing ? entry.KeyPlace : node.Place, FieldOf(key), $"{key} must be true or false, not {found}", "without quotes");
+        _scope.Refuse(PlaceOf(entry), FieldOf(key), $"{key} must be true or false, not {found}", "without quotes");
         return false;
     }
 
@@ -149,14 +175,14 @@ internal sealed class MapReader
         {
             if (mayBeOne)
             {
-                bool good = TryRead(node, field, entry.KeyPlace, parse, out T single);
+                bool good = TryRead(node, field, PlaceOf(entry), parse, out T single);
                 list = good ? [single] : [];
                 return good;
             }
 
             bool scalar = node.Kind is ConfigNodeKind.Plain or ConfigNodeKind.Text;
-            string hint = scalar ? $"write [{ConfigText.OneLine(node.Scalar)}]" : "write [ITEM, ITEM]";
-            _scope.Invalid(node.Kind == ConfigNodeKind.Nothing ? entry.KeyPlace : node.Place, field, $"{key} must be a list, not {node.KindName}", hint);
+            string hint = scalar ? $"write [{node.Scalar}]" : "write [ITEM, ITEM]";
+            _scope.Refuse(PlaceOf(entry), field, $"{key} must be a list, not {node.KindName}", hint);
             return false;
         }
 
@@ -173,7 +199,8 @@ internal sealed class MapReader
             }
             else if (!seen.Add(item))
             {
-                _scope.Invalid(node.Items[i].Place, itemField, $"{ConfigText.OneLine(node.Items[i].Scalar)} is in {key} twice", "keep one of them");
+                _scope.Refuse(
+                    node.Items[i].Place, itemField, $"{node.Items[i].Scalar} is in {key} twice", "keep one of them");
                 allGood = false;
             }
 
@@ -197,26 +224,30 @@ internal sealed class MapReader
         return ConfigText.Closest(key, allowed) is { } closest ? $"did you mean {closest}? {keys}" : keys;
     }
 
-    private bool TryRead<T>(ConfigNode node, string field, ConfigPlace nothingPlace, Func<string, Parsed<T>> parse, out T value)
+    // An empty value has its place after the colon, where there is nothing to see.
+    private static ConfigPlace PlaceOf(ConfigEntry entry) =>
+        entry.Value.Kind == ConfigNodeKind.Nothing ? entry.KeyPlace : entry.Value.Place;
+
+    private bool TryRead<T>(ConfigNode node, string field, ConfigPlace place, Func<string, Parsed<T>> parse, out T value)
     {
         value = default!;
         string last = field[(field.LastIndexOf('.') + 1)..];
         switch (node.Kind)
         {
             case ConfigNodeKind.Nothing:
-                _scope.Invalid(nothingPlace, field, $"{last} has no value", "give one, or remove it");
+                _scope.Refuse(place, field, $"{last} has no value", "give one, or remove it");
                 return false;
 
             case ConfigNodeKind.List or ConfigNodeKind.Map or ConfigNodeKind.Boolean:
                 string hint = node.Kind == ConfigNodeKind.Map ? "text that ends in a colon stands in quotes" : "write the value alone";
-                _scope.Invalid(node.Place, field, $"{last} must be one value, not {node.KindName}", hint);
+                _scope.Refuse(place, field, $"{last} must be one value, not {node.KindName}", hint);
                 return false;
 
             default:
                 Parsed<T> parsed = parse(node.Scalar);
                 if (parsed.Fault is { } fault)
                 {
-                    _scope.Invalid(node.Place, field, $"{last}: {fault.Message}", fault.Hint);
+                    _scope.Refuse(place, field, $"{last}: {fault.Message}", fault.Hint);
                     return false;
                 }
 

@@ -18,7 +18,7 @@ internal sealed record UnderlayConfig
     /// <summary>GRE-in-UDP's destination port (RFC 8086 section 8).</summary>
     public const int DefaultUdpPort = 4754;
 
-    /// <summary>Source addresses, at most one of each family; empty leaves the choice to <see cref="Interface"/> or to the kernel.</summary>
+    /// <summary>Source addresses, at most one of a family; empty leaves the choice to <see cref="Interface"/> or to the kernel.</summary>
     public EquatableList<InetAddress> Local { get; init; } = [];
 
     /// <summary>The device whose addresses are the sources; null where <see cref="Local"/> or the kernel decides.</summary>

@@ -38,7 +38,9 @@ internal sealed class PeerStore(string configPath, Action<string> syncDirectory)
     /// <summary>The directory that keeps a network's peers: NAME.d beside its file NAME.yaml.</summary>
     public static string DirectoryOf(string configPath) => Path.ChangeExtension(configPath, ".d");
 
-    /// <summary>Saves a peer, replacing what is stored under its name. Makes the directory (mode 0750) where it is missing; the file has mode 0640.</summary>
+    /// <summary>
+    /// Saves a peer, replacing what is stored under its name. Makes the directory (mode 0750) where it is missing; the file has mode 0640.
+    /// </summary>
     /// <exception cref="PeerStoreException">The disk is full, the place read-only, ...</exception>
     public void Save(PeerConfig peer)
     {
@@ -131,7 +133,13 @@ internal sealed class PeerStore(string configPath, Action<string> syncDirectory)
         File.Delete(unfinished);
         try
         {
-            var options = new FileStreamOptions { Mode = FileMode.CreateNew, Access = FileAccess.Write, BufferSize = 0, UnixCreateMode = FilePermissions };
+            var options = new FileStreamOptions
+            {
+                Mode = FileMode.CreateNew,
+                Access = FileAccess.Write,
+                BufferSize = 0,
+                UnixCreateMode = FilePermissions,
+            };
             using (var stream = new FileStream(unfinished, options))
             {
                 File.SetUnixFileMode(stream.SafeFileHandle, FilePermissions);

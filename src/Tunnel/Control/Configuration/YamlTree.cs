@@ -31,7 +31,8 @@ internal static class YamlTree
     {
         if (content.Length > MaxBytes)
         {
-            errors.Invalid(new ConfigPlace(file), null, $"the file is larger than {MaxBytes} bytes", "split the network, or keep peers in NAME.d");
+            errors.Invalid(
+                new ConfigPlace(file), null, $"the file is larger than {MaxBytes} bytes", "split the network, or keep peers in NAME.d");
             return null;
         }
 
@@ -86,7 +87,8 @@ internal static class YamlTree
         {
             if ((text[i] < ' ' && text[i] is not ('\t' or '\n' or '\r')) || text[i] is '\u007f' or '\ufeff' or '\ufffe' or '\uffff')
             {
-                errors.Invalid(PlaceAfter(file, text[..i]), null, $"a control character (U+{(int)text[i]:X4}) can't stand here", "remove it");
+                errors.Invalid(
+                    PlaceAfter(file, text[..i]), null, $"a control character (U+{(int)text[i]:X4}) can't stand here", "remove it");
                 return null;
             }
         }
@@ -166,7 +168,10 @@ internal static class YamlTree
                     continue;
 
                 if (root is not null)
-                    throw new RefusedYamlException(PlaceOf(start), "a second YAML document", "a file has one document: remove this --- line");
+                {
+                    throw new RefusedYamlException(
+                        PlaceOf(start), "a second YAML document", "a file has one document: remove this --- line");
+                }
 
                 _parser.MoveNext();
                 root = ReadNode(0);
@@ -184,7 +189,10 @@ internal static class YamlTree
                 throw new RefusedYamlException(place, $"more than {MaxNodes} values in one file", "split the file");
 
             if (current is AnchorAlias || (current is NodeEvent { Anchor.IsEmpty: false }))
-                throw new RefusedYamlException(place, "YAML anchors (&) and aliases (*) are not supported", "write the value out, or in quotes");
+            {
+                throw new RefusedYamlException(
+                    place, "YAML anchors (&) and aliases (*) are not supported", "write the value out, or in quotes");
+            }
 
             if (current is NodeEvent { Tag.IsEmpty: false })
                 throw new RefusedYamlException(place, "YAML tags (!) are not supported", "write the value without it, or in quotes");

@@ -571,7 +571,7 @@ public class ConfigReaderTests
             string text = string.Concat(Enumerable.Repeat(unit, YamlTree.MaxBytes / unit.Length));
             IReadOnlyList<ConfigError> errors = Parse(text).Errors;
             Assert.InRange(errors.Count, 0, ConfigErrorList.Most + 1);
-            Assert.All(errors, error => Assert.InRange(error.ToString().Length, 1, 1000));
+            Assert.All(errors, error => Assert.InRange(error.ToString().Length, 1, 2500));
         }
     }
 
