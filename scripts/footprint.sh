@@ -17,22 +17,23 @@ install_missing ip:iproute2 /usr/bin/python3:python3
 ns=tunnel-footprint
 work=$(mktemp -d)
 daemon=
+# shellcheck disable=SC2317  # called by the trap
 cleanup() {
   [[ -z $daemon ]] || kill "$daemon" 2>/dev/null || true
   [[ -z $daemon ]] || wait "$daemon" 2>/dev/null || true
-  ip netns del $ns 2>/dev/null || true
+  ip netns del "$ns" 2>/dev/null || true
   rm -rf "$work"
 }
 trap cleanup EXIT
-ip netns del $ns 2>/dev/null || true
+ip netns del "$ns" 2>/dev/null || true
 
 # One host, one underlay link, two peers:   tunnel-footprint [ eth0 192.168.40.11 ] -- [ peer ]
-ip netns add $ns
-ip -n $ns link set lo up
-ip -n $ns link add eth0 type veth peer name peer
-ip -n $ns addr add 192.168.40.11/24 dev eth0
-ip -n $ns link set eth0 up
-ip -n $ns link set peer up
+ip netns add "$ns"
+ip -n "$ns" link set lo up
+ip -n "$ns" link add eth0 type veth peer name peer
+ip -n "$ns" addr add 192.168.40.11/24 dev eth0
+ip -n "$ns" link set eth0 up
+ip -n "$ns" link set peer up
 cat >"$work/tun0.yaml" <<'YAML'
 interface:
   addresses: [10.0.201.1/24]
@@ -71,7 +72,7 @@ PYTHON
 starts=()
 for round in 1 2 3; do
   [[ -z $daemon ]] || { kill "$daemon"; while kill -0 "$daemon" 2>/dev/null; do sleep 0.05; done; }
-  ip netns exec $ns /usr/bin/python3 "$work/start.py" "$work/notify$round" "$work/started" \
+  ip netns exec "$ns" /usr/bin/python3 "$work/start.py" "$work/notify$round" "$work/started" \
     "$dist/tunneld" --config "$work/tun0.yaml" --run-dir "$work/run" >"$work/log" 2>&1
   read -r daemon ready <"$work/started"
   starts+=("$ready")
