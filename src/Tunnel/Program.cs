@@ -1,1 +1,63 @@
-return 0;
+using System.CommandLine;
+using Tunnel;
+using Tunnel.Control;
+using Tunnel.Control.Configuration;
+
+// The composition root: reads the command line and wires the rooms together.
+var configOption = new Option<string>("--config")
+{
+    Description = "The network's configuration file; its base name is the network's and the TUN device's name.",
+    HelpName = "FILE",
+    Required = true,
+};
+var checkOption = new Option<bool>("--check") { Description = "Only check the configuration: exit 0 where it is good, 78 where it is not." };
+var runDirOption = new Option<string>("--run-dir")
+{
+    Description = "Where the control socket NETWORK.sock is made.",
+    HelpName = "DIR",
+    DefaultValueFactory = _ => "/run/tunnel",
+};
+var root = new RootCommand("Joins the container subnets of many hosts into one routed network through GRE.")
+{
+    configOption,
+    checkOption,
+    runDirOption,
+};
+
+ParseResult parsed = root.Parse(args);
+if (args is ["--version"])
+{
+    Console.WriteLine($"tunneld {NetworkController.Version}");
+    return ExitCodes.Done;
+}
+
+if (parsed.Errors.Count > 0)
+{
+    Console.Error.WriteLine($"tunneld: {parsed.Errors[0].Message.TrimEnd('.')} (usage: tunneld --config FILE [--check] [--run-dir DIR] [--version])");
+    return ExitCodes.Usage;
+}
+
+root.SetAction((result, _) => RunAsync(result.GetRequiredValue(configOption), result.GetValue(checkOption), result.GetRequiredValue(runDirOption)));
+return await parsed.InvokeAsync(new InvocationConfiguration { ProcessTerminationTimeout = null, EnableDefaultExceptionHandler = false });
+
+static async Task<int> RunAsync(string configPath, bool checkOnly, string runDirectory)
+{
+    ConfigResult<NetworkConfig> read = ConfigReader.Load(configPath);
+    foreach (ConfigError finding in (IEnumerable<ConfigError>)[.. read.Errors, .. read.Warnings])
+    {
+        await Console.Error.WriteLineAsync(finding.Kind == ConfigErrorKind.Warning ? $"warning: {finding}" : finding.ToString());
+    }
+
+    if (read.Value is not NetworkConfig config)
+    {
+        return ExitCodes.BadConfiguration;
+    }
+
+    if (checkOnly)
+    {
+        Console.WriteLine($"{configPath}: good: network {config.Name}, {config.Peers.Count} peers");
+        return ExitCodes.Done;
+    }
+
+    return await Daemon.RunAsync(config, [.. read.Warnings.Select(warning => warning.ToString())], runDirectory);
+}

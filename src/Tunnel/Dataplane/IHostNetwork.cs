@@ -59,6 +59,16 @@ public interface IHostNetwork : IDisposable
     /// <summary>Finds a link by index; null where there is none.</summary>
     HostLink? FindLink(int index);
 
+    /// <summary>Finds the link that has an address; null where none has.</summary>
+    HostLink? FindLinkWithAddress(InetAddress address);
+
+    /// <summary>
+    /// Finds a link that is up and coalesces UDP datagrams on receive although no socket asked for it: one with the feature
+    /// rx-udp-gro-forwarding or rx-gro-list on; null where none does.
+    /// </summary>
+    /// <param name="exceptLinkIndex">A link to leave out.</param>
+    HostLink? FindUdpCoalescingLink(int exceptLinkIndex);
+
     /// <summary>Sets a link's MTU in bytes.</summary>
     void SetMtu(int linkIndex, int mtu);
 

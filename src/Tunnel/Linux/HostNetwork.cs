@@ -12,8 +12,11 @@ namespace Tunnel.Linux;
 /// </summary>
 internal sealed class HostNetwork : IHostNetwork
 {
+    private static readonly string[] UdpCoalescing = ["rx-udp-gro-forwarding", "rx-gro-list"];
+
     private readonly Lock _gate = new();
     private readonly NetlinkSocket _requests = new();
+    private readonly DeviceFeatures _features = new();
     private readonly NetlinkMonitor _monitor;
 
     /// <summary>Opens the sockets; changes are remembered from here on.</summary>
@@ -27,6 +30,7 @@ internal sealed class HostNetwork : IHostNetwork
         catch
         {
             _requests.Dispose();
+            _features.Dispose();
             throw;
         }
 
@@ -58,6 +62,19 @@ internal sealed class HostNetwork : IHostNetwork
         var request = NetlinkRequest.Begin(
             stackalloc byte[NetlinkRequest.MaxLength], RTM_GETLINK, NLM_F_ACK, new ifinfomsg { ifi_index = index });
         return GetLink($"find device {index}", request);
+    }
+
+    /// <inheritdoc/>
+    public HostLink? FindUdpCoalescingLink(int exceptLinkIndex)
+    {
+        var request = NetlinkRequest.Begin(stackalloc byte[NetlinkRequest.MaxLength], RTM_GETLINK, NLM_F_DUMP, default(ifinfomsg));
+        request.Add(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS);
+        List<HostLink?> links = Dump(request, () => "list the devices", (NetlinkMessage message, out HostLink? link) =>
+            NetlinkRecords.TryParseLink(message.Payload, out link));
+        lock (_gate)
+        {
+            return links.Find(link => link!.IsUp && link.Index != exceptLinkIndex && _features.HasAny(link.Name, UdpCoalescing));
+        }
     }
 
     /// <inheritdoc/>
@@ -97,6 +114,19 @@ internal sealed class HostNetwork : IHostNetwork
 
     /// <inheritdoc/>
     public IReadOnlyList<IpPrefix> GetAddresses(int linkIndex) => [.. DumpAddresses(AF_INET, linkIndex), .. DumpAddresses(AF_INET6, linkIndex)];
+
+    /// <inheritdoc/>
+    public HostLink? FindLinkWithAddress(InetAddress address)
+    {
+        var request = NetlinkRequest.Begin(
+            stackalloc byte[NetlinkRequest.MaxLength],
+            RTM_GETADDR,
+            NLM_F_DUMP,
+            new ifaddrmsg { ifa_family = (byte)(int)(address.IsIpv4 ? AF_INET : AF_INET6) });
+        List<int> indexes = Dump(request, () => $"find address {address}", (NetlinkMessage message, out int index) =>
+            NetlinkRecords.TryParseAddress(message.Payload, out index, out IpPrefix found) && found.Address == address);
+        return indexes.Count == 0 ? null : FindLink(indexes[0]);
+    }
 
     /// <inheritdoc/>
     public void AddAddress(int linkIndex, IpPrefix address) =>
@@ -184,6 +214,7 @@ internal sealed class HostNetwork : IHostNetwork
         lock (_gate)
         {
             _requests.Dispose();
+            _features.Dispose();
         }
     }
 

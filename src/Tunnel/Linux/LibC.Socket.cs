@@ -54,7 +54,7 @@ internal static unsafe partial class LibC
     public static int IP_PMTUDISC_INTERFACE => 4;
 
     public static int IPV6_MTU_DISCOVER => 23;
-    public static int IPV6_V6ONLY => 26;
+    public static int IPV6_RECVERR => 25;
     public static int IPV6_HDRINCL => 36;
     public static int IPV6_RECVPKTINFO => 49;
     public static int IPV6_PKTINFO => 50;

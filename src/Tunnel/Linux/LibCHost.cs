@@ -6,6 +6,7 @@ namespace Tmds.Linux;
 internal static unsafe partial class LibC
 {
     public static int ENOTDIR => 20;
+    public static int O_DIRECTORY => 0x10000;
 
     /// <summary>chmod(2)</summary>
     [LibraryImport(Library, SetLastError = true)]
@@ -14,4 +15,8 @@ internal static unsafe partial class LibC
     /// <summary>mkdir(2)</summary>
     [LibraryImport(Library, SetLastError = true)]
     public static partial int mkdir(byte* path, mode_t mode);
+
+    /// <summary>fsync(2)</summary>
+    [LibraryImport(Library, SetLastError = true)]
+    public static partial int fsync(int fd);
 }

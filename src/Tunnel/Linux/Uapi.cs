@@ -15,6 +15,9 @@ namespace Tunnel.Linux;
 [SuppressMessage("ApiDesign", "RS0030", Justification = "The generated half of the class lies outside the folder that the ban leaves out.")]
 internal static unsafe partial class Uapi
 {
+    // linux/uio.h: the most iovecs of one message and the most messages of one call.
+    public const int UIO_MAXIOV = 1024;
+
     // linux/sock_diag.h: indices into what SO_MEMINFO returns, an array of 32-bit numbers.
     public const int SK_MEMINFO_RMEM_ALLOC = 0;
     public const int SK_MEMINFO_RCVBUF = 1;

@@ -72,6 +72,27 @@ internal static unsafe class UnixFiles
         }
     }
 
+    /// <summary>Makes the entries of a directory last over a power failure (fsync(2) on the directory).</summary>
+    /// <exception cref="IOException">The directory can't be opened or written; the message is one line.</exception>
+    public static void SyncDirectory(string path)
+    {
+        fixed (byte* name = NullTerminated(path))
+        {
+            int directory = open(name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+            bool done = directory >= 0 && fsync(directory) == 0;
+            string reason = done ? "" : NetlinkSocket.ErrorText(errno);
+            if (directory >= 0)
+            {
+                close(directory);
+            }
+
+            if (!done)
+            {
+                throw new IOException($"cannot write the directory {path}: {reason}");
+            }
+        }
+    }
+
     /// <summary>Checks that this process may manage devices and open raw sockets.</summary>
     /// <returns>One line with the cure, or null where it may.</returns>
     public static string? CheckCapabilities() => CheckCapabilities(File.ReadAllText("/proc/self/status"));

@@ -25,7 +25,7 @@ public readonly record struct IpPrefix(InetAddress Address, int Length) : ICompa
     public bool Contains(IpPrefix other) => other.Length >= Length && Contains(other.Address);
 
     /// <summary>Parses "ADDRESS/LENGTH".</summary>
-    /// <param name="text">The text; a bare address is refused, since its prefix length could only be guessed.</param>
+    /// <param name="text">The text; a bare address is refused, since its prefix length could only be guessed, and so is an IPv4-mapped one.</param>
     /// <param name="prefix">The prefix as written, host bits kept.</param>
     public static bool TryParse(string? text, out IpPrefix prefix)
     {
@@ -38,6 +38,12 @@ public readonly record struct IpPrefix(InetAddress Address, int Length) : ICompa
 
         ReadOnlySpan<char> digits = text.AsSpan(slash + 1);
         if (digits.Length is 0 or > 3 || digits.ContainsAnyExceptInRange('0', '9') || (digits.Length > 1 && digits[0] == '0'))
+        {
+            return false;
+        }
+
+        // The length of "::ffff:10.0.0.0/104" counts from the IPv6 form's first bit, that of "10.0.0.0/8" from the IPv4 form's.
+        if (address.IsIpv4 && text.Contains(':', StringComparison.Ordinal))
         {
             return false;
         }

@@ -81,8 +81,8 @@ public readonly ref struct Ipv4View
 }
 
 /// <summary>An IPv4 header without options to emit (RFC 791 section 3.1).</summary>
-/// <param name="Source">Source address.</param>
-/// <param name="Destination">Destination address.</param>
+/// <param name="Source">Source address; <see cref="InetAddress.None"/> is written as 0.0.0.0.</param>
+/// <param name="Destination">Destination address; <see cref="InetAddress.None"/> is written as 0.0.0.0.</param>
 /// <param name="Protocol">The payload's IP protocol.</param>
 /// <param name="PayloadLength">Bytes that follow the header: 0 to 65,515.</param>
 /// <param name="TimeToLive">Time to live.</param>
@@ -122,8 +122,8 @@ public readonly record struct Ipv4Header(
         header[8] = TimeToLive;
         header[9] = Protocol;
         BinaryPrimitives.WriteUInt16BigEndian(header[ChecksumOffset..], 0);
-        Source.Write(header[12..]);
-        Destination.Write(header[16..]);
+        BinaryPrimitives.WriteUInt32BigEndian(header[12..], Source.Ipv4);
+        BinaryPrimitives.WriteUInt32BigEndian(header[16..], Destination.Ipv4);
         BinaryPrimitives.WriteUInt16BigEndian(header[ChecksumOffset..], InternetChecksum.Compute(header));
         return Length;
     }

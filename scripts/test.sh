@@ -1,0 +1,127 @@
+#!/usr/bin/env bash
+# Runs every test: the test projects, the scripts' own checks, the service unit, the demo. The last line is
+#
+#   N passed, N failed            and ", N skipped" where something needs root or a tool that can't be installed
+#
+# Exits 0 when nothing failed. What needs root is skipped without it.
+set -euo pipefail
+# shellcheck source=common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+case ${1-} in
+  '') ;;
+  -h | --help) echo "usage: [sudo] scripts/test.sh    runs every test; without root those that need it are skipped"; exit 0 ;;
+  *) usage_error "unknown argument: $1" ;;
+esac
+
+passed=0 failed=0 skipped=0
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cd "$repo"
+
+pass() { passed=$((passed + 1)); say "$1: passed"; }
+fail() { failed=$((failed + 1)); say "$1: FAILED"; }
+skip() { skipped=$((skipped + 1)); say "$1: skipped, $2"; }
+
+# check NAME COMMAND...   one test. Its output is shown where it fails.
+check() {
+  local name=$1
+  shift
+  if "$@" >"$work/log" 2>&1 </dev/null; then
+    pass "$name"
+  else
+    cat "$work/log"
+    fail "$name"
+  fi
+}
+
+if is_root; then
+  install_missing ip:iproute2 ping:iputils-ping ethtool:ethtool tcpdump:tcpdump nc:netcat-openbsd iperf3:iperf3 \
+    redis-cli:redis-tools setpriv:util-linux gcc:gcc /usr/include/stdio.h:libc6-dev /usr/include/linux/if_tun.h:linux-libc-dev \
+    /usr/bin/python3:python3 /usr/lib/python3/dist-packages/scapy:python3-scapy systemd-analyze:systemd shellcheck:shellcheck
+else
+  say "not root: tests that need network namespaces are skipped (sudo $0 runs them)"
+fi
+find_dotnet
+
+say "building"
+if ! run_dotnet build Tunnel.sln -c Release -v quiet --nologo >"$work/log" 2>&1; then
+  cat "$work/log"
+  say "the build failed"
+  echo "0 passed, 1 failed"
+  exit 1
+fi
+"$repo/scripts/build.sh" || { echo "0 passed, 1 failed"; exit 1; }
+export TUNNEL_DIST=$dist
+
+# The values of one attribute of a test result file's counters.
+counter() { sed -n "s/.*<Counters .*\b$2=\"\([0-9]*\)\".*/\1/p" "$1"; }
+
+# Why tests were skipped, each reason with its count.
+skip_reasons() {
+  tr '\n' ' ' <"$1" | sed 's/<UnitTestResult /\n&/g' | grep 'outcome="NotExecuted"' \
+    | sed -n 's/.*<\(Message\|StdOut\)>\([^<]*\)<.*/\2/p' | sort | uniq -c | sed 's/^ */    /' || true
+}
+
+# The test projects of the solution. The programs under test are dist's.
+test_project() {
+  local project=$1 name trx total executed good bad status=0
+  name=$(basename "$project" .csproj)
+  trx=$work/$name.trx
+  timeout --kill-after=30 600 "$dotnet" test "$project" -c Release --no-build --nologo \
+    --logger "trx;LogFileName=$trx" --logger "console;verbosity=minimal" >"$work/log" 2>&1 </dev/null || status=$?
+  total=0 executed=0 good=0 bad=0
+  if [[ -s $trx ]]; then
+    total=$(counter "$trx" total) executed=$(counter "$trx" executed) good=$(counter "$trx" passed) bad=$(counter "$trx" failed)
+  fi
+  # A test host that crashed or hung reports no failed test, but it is one.
+  ((status == 0 || bad > 0)) || bad=1
+  ((total > 0 || bad > 0)) || say "$name: no tests"
+  ((bad == 0)) || cat "$work/log"
+  say "$name: $good passed, $bad failed, $((total - executed)) skipped"
+  ((total == executed)) || skip_reasons "$trx"
+  passed=$((passed + good)) failed=$((failed + bad)) skipped=$((skipped + total - executed))
+}
+
+mapfile -t projects < <(sed -n 's/.*"\(tests[^"]*\.csproj\)".*/\1/p' Tunnel.sln)
+for project in "${projects[@]//\\//}"; do
+  grep -q Microsoft.NET.Test.Sdk "$project" && test_project "$project"
+done
+
+for script in scripts/*.sh .ci/run; do
+  check "$script parses" bash -n "$script"
+done
+if command -v shellcheck >/dev/null; then
+  check "shellcheck" shellcheck -x -P SCRIPTDIR scripts/*.sh .ci/run
+else
+  skip "shellcheck" "it is not installed"
+fi
+
+# The unit names the programs where a package puts them; here they stand in dist.
+verify_unit() {
+  sed -e "s|/usr/bin/tunneld|$dist/tunneld|" -e "s|/usr/bin/tunnelctl|$dist/tunnelctl|" packaging/tunneld@.service \
+    >"$work/tunneld@tun0.service"
+  # A mere warning makes no exit code, only output.
+  local said status=0
+  said=$(systemd-analyze verify --man=no "$work/tunneld@tun0.service" 2>&1) || status=$?
+  echo "$said"
+  [[ $status == 0 && ! $said ]]
+}
+if command -v systemd-analyze >/dev/null; then
+  check "packaging/tunneld@.service" verify_unit
+else
+  skip "packaging/tunneld@.service" "systemd-analyze is not installed"
+fi
+
+for arguments in "" "--wire"; do
+  name="scripts/demo.sh${arguments:+ $arguments}"
+  if is_root; then
+    # shellcheck disable=SC2086
+    TUNNEL_LAB=tunnel-test check "$name" timeout --kill-after=30 180 scripts/demo.sh $arguments
+  else
+    skip "$name" "needs root"
+  fi
+done
+
+echo "$passed passed, $failed failed$( ((skipped == 0)) || echo ", $skipped skipped")"
+((failed == 0))

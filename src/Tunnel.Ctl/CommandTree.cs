@@ -1,0 +1,284 @@
+using System.CommandLine;
+using System.CommandLine.Help;
+using System.CommandLine.Invocation;
+using System.Runtime.CompilerServices;
+using System.Text.Json;
+using Tunnel.Ctl.Views;
+
+namespace Tunnel.Ctl;
+
+/// <summary>The commands and options, and what each does. Help, error messages and the test of the documentation read this tree.</summary>
+internal sealed class CommandTree
+{
+    private readonly Surroundings _surroundings;
+
+    private readonly Option<string?> _network = new("-n", "--network")
+    {
+        HelpName = "NETWORK",
+        Description = "the network to talk about; default: the only one that runs here",
+        Recursive = true,
+    };
+
+    private readonly Option<string?> _socket = new("--socket")
+    {
+        HelpName = "PATH",
+        Description = "the daemon's control socket; wins over -n",
+        Recursive = true,
+    };
+
+    private readonly Option<string?> _runDirectory = new("--run-dir")
+    {
+        HelpName = "DIR",
+        Description = "where the control sockets are; default: TUNNEL_RUN_DIR or /run/tunnel",
+        Recursive = true,
+    };
+
+    /// <summary>Builds the tree.</summary>
+    /// <param name="surroundings">What the commands read and write.</param>
+    public CommandTree(Surroundings surroundings)
+    {
+        _surroundings = surroundings;
+        CtlCommand show = Show();
+        Root = new RootCommand("Shows and changes what a running tunneld does. Without a command it shows the network.");
+        Root.Action = show.Action;
+        Root.Directives.Clear();
+        Root.Options.Clear();
+        foreach (Option<string?> option in new[] { _network, _socket, _runDirectory })
+        {
+            option.Validators.Add(UsageErrors.CheckValue);
+            Root.Options.Add(option);
+        }
+
+        Root.Options.Add(Json);
+        Root.Options.Add(new HelpOption("--help", "-h") { Description = "print help", Action = new Help.Action(), Recursive = true });
+        Root.Options.Add(new Option<bool>("--version") { Description = "print the version", Arity = ArgumentArity.Zero, Action = new PrintVersion(surroundings.Output) });
+        Root.Subcommands.Add(show);
+        Root.Subcommands.Add(AddPeer());
+        Root.Subcommands.Add(SetPeer());
+        Root.Subcommands.Add(RemovePeer());
+        Root.Subcommands.Add(Routes());
+        Root.Subcommands.Add(Drops());
+        Root.Subcommands.Add(Reload());
+    }
+
+    /// <summary>The command line's root.</summary>
+    public RootCommand Root { get; }
+
+    /// <summary>--json.</summary>
+    public Option<bool> Json { get; } = new("--json")
+    {
+        Description = "print the daemon's JSON, one line; errors too",
+        Arity = ArgumentArity.Zero,
+        Recursive = true,
+    };
+
+    private static Argument<string> PeerName(string argument, string description, bool optional = false)
+    {
+        Argument<string> name = new(argument)
+        {
+            Description = description,
+            Arity = optional ? ArgumentArity.ZeroOrOne : ArgumentArity.ExactlyOne,
+        };
+        name.Validators.Add(UsageErrors.CheckPeerName);
+        return name;
+    }
+
+    private CtlCommand Show()
+    {
+        Argument<string> name = PeerName("PEER", "only this peer, in detail", optional: true);
+        CtlCommand command = new("show", "Shows the network and its peers, or one peer.", "tunnelctl show vm2");
+        command.Arguments.Add(name);
+        command.SetAction(parsed =>
+        {
+            using ControlClient client = Connect(parsed);
+            if (parsed.GetValue(name) is { } peerName)
+            {
+                JsonElement peer = Expect(JsonValueKind.Object, client.Send(HttpMethod.Get, ControlClient.PeerPath(peerName)));
+                Print(parsed, peer, page => ShowView.Peer(page, peer));
+                return;
+            }
+
+            JsonElement network = Expect(JsonValueKind.Object, client.Send(HttpMethod.Get, "v1/network"));
+            JsonElement peers = Expect(JsonValueKind.Array, client.Send(HttpMethod.Get, "v1/peers"));
+            if (parsed.GetValue(Json))
+            {
+                _surroundings.Output.WriteLine(Ctl.Json.Write(writer =>
+                {
+                    writer.WriteStartObject();
+                    writer.WritePropertyName("network");
+                    network.WriteTo(writer);
+                    writer.WritePropertyName("peers");
+                    peers.WriteTo(writer);
+                    writer.WriteEndObject();
+                }));
+            }
+            else
+            {
+                ShowView.Network(Page(), network, peers);
+            }
+        });
+        return command;
+    }
+
+    private CtlCommand AddPeer()
+    {
+        Argument<string> name = PeerName("NAME", "the new peer's name");
+        PeerOptions options = new(forNewPeer: true);
+        CtlCommand command = new(
+            "add-peer",
+            "Adds a peer. It is kept over restarts unless --ephemeral is given.",
+            "tunnelctl add-peer vm2 --endpoint 192.168.40.12 --subnet 172.17.52.0/24");
+        command.Arguments.Add(name);
+        options.AddTo(command);
+        command.SetAction(parsed =>
+        {
+            byte[] body = options.Body(parsed);
+            using ControlClient client = Connect(parsed);
+            JsonElement peer = client.Send(HttpMethod.Put, ControlClient.PeerPath(parsed.GetRequiredValue(name)), body, createOnly: true);
+            ReportPeer(parsed, "added", peer);
+        });
+        return command;
+    }
+
+    private CtlCommand SetPeer()
+    {
+        Argument<string> name = PeerName("NAME", "the peer to change");
+        PeerOptions options = new(forNewPeer: false);
+        CtlCommand command = new(
+            "set-peer",
+            "Changes a peer in place: only what the options name. --subnet replaces the whole list.",
+            "tunnelctl set-peer vm2 --endpoint 192.168.40.22 --key none");
+        command.Arguments.Add(name);
+        options.AddTo(command);
+        command.SetAction(parsed =>
+        {
+            if (!options.AnyGiven(parsed))
+                throw new Failure(ExitCode.Usage, "nothing to change is named", $"usage: {Help.Usage(command)}");
+
+            byte[] body = options.Body(parsed);
+            using ControlClient client = Connect(parsed);
+            JsonElement peer = client.Send(HttpMethod.Patch, ControlClient.PeerPath(parsed.GetRequiredValue(name)), body);
+            ReportPeer(parsed, "changed", peer);
+        });
+        return command;
+    }
+
+    private CtlCommand RemovePeer()
+    {
+        Argument<string> name = PeerName("NAME", "the peer to remove");
+        CtlCommand command = new("remove-peer", "Removes a peer that was added by command.", "tunnelctl remove-peer vm2");
+        command.Arguments.Add(name);
+        command.SetAction(parsed =>
+        {
+            string peerName = parsed.GetRequiredValue(name);
+            using ControlClient client = Connect(parsed);
+            client.Send(HttpMethod.Delete, ControlClient.PeerPath(peerName));
+            _surroundings.Output.WriteLine(parsed.GetValue(Json)
+                ? Ctl.Json.Write(writer =>
+                {
+                    writer.WriteStartObject();
+                    writer.WriteString("removed", peerName);
+                    writer.WriteEndObject();
+                })
+                : $"removed peer {peerName}");
+        });
+        return command;
+    }
+
+    private CtlCommand Routes()
+    {
+        CtlCommand command = new("routes", "Shows the overlay route table.", "tunnelctl routes");
+        command.SetAction(parsed =>
+        {
+            using ControlClient client = Connect(parsed);
+            JsonElement routes = Expect(JsonValueKind.Array, client.Send(HttpMethod.Get, "v1/routes"));
+            Print(parsed, routes, page => RoutesView.Draw(page, routes));
+        });
+        return command;
+    }
+
+    private CtlCommand Drops()
+    {
+        CtlCommand command = new("drops", "Shows why packets were dropped, by peer.", "tunnelctl drops");
+        command.SetAction(parsed =>
+        {
+            using ControlClient client = Connect(parsed);
+            JsonElement drops = Expect(JsonValueKind.Object, client.Send(HttpMethod.Get, "v1/drops"));
+            Print(parsed, drops, page => DropsView.Draw(page, drops));
+        });
+        return command;
+    }
+
+    private CtlCommand Reload()
+    {
+        CtlCommand command = new("reload", "Makes the daemon read its configuration again.", "tunnelctl reload");
+        command.SetAction(parsed =>
+        {
+            using ControlClient client = Connect(parsed);
+            JsonElement changes = Expect(JsonValueKind.Object, client.Send(HttpMethod.Post, "v1/reload"));
+            _surroundings.Output.WriteLine(parsed.GetValue(Json) ? Ctl.Json.Compact(changes) : ChangeText.Reloaded(changes));
+        });
+        return command;
+    }
+
+    private ControlClient Connect(ParseResult parsed)
+    {
+        ControlSocket socket = ControlSocket.Select(
+            parsed.GetValue(_socket), parsed.GetValue(_network), parsed.GetValue(_runDirectory), _surroundings.Variable);
+        return new ControlClient(socket, _surroundings.Timeout);
+    }
+
+    private static JsonElement Expect(JsonValueKind kind, JsonElement answer) => answer.ValueKind == kind
+        ? answer
+        : throw new Failure(
+            ExitCode.Failed,
+            "the daemon's answer is not what was expected",
+            "tunneld and tunnelctl must be of the same release: compare tunneld --version with tunnelctl --version");
+
+    private void ReportPeer(ParseResult parsed, string done, JsonElement peer)
+    {
+        Expect(JsonValueKind.Object, peer);
+        if (parsed.GetValue(Json))
+        {
+            _surroundings.Output.WriteLine(Ctl.Json.Compact(peer));
+            return;
+        }
+
+        // The change is made; a problem that it leaves is for the person, not for a pipe.
+        _surroundings.Output.WriteLine(ChangeText.Peer(done, peer));
+        foreach (string problem in peer.Member("problems").Texts())
+            _surroundings.Error.WriteLine($"tunnelctl: {peer.Member("name").Text()}: {problem}");
+    }
+
+    private void Print(ParseResult parsed, JsonElement answer, Action<IPage> draw)
+    {
+        if (parsed.GetValue(Json))
+            _surroundings.Output.WriteLine(Ctl.Json.Compact(answer));
+        else
+            draw(Page());
+    }
+
+    private IPage Page()
+    {
+        if (_surroundings.TerminalWidth is not { } terminalWidth)
+            return new PlainPage(_surroundings.Output);
+
+        bool colour = string.IsNullOrEmpty(_surroundings.Variable("NO_COLOR")) && _surroundings.Variable("TERM") is not (null or "" or "dumb");
+        return OnTerminal(_surroundings.Output, terminalWidth(), colour);
+    }
+
+    // Apart, so that Spectre.Console is loaded where a terminal is drawn on and nowhere else.
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private static TerminalPage OnTerminal(TextWriter output, int width, bool colour) => new(output, width, colour);
+
+    private sealed class PrintVersion(TextWriter output) : SynchronousCommandLineAction
+    {
+        public override bool ClearsParseErrors => true;
+
+        public override int Invoke(ParseResult parseResult)
+        {
+            output.WriteLine($"tunnelctl {typeof(CommandTree).Assembly.GetName().Version!.ToString(fieldCount: 3)}");
+            return ExitCode.Done;
+        }
+    }
+}

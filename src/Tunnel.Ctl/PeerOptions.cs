@@ -1,0 +1,140 @@
+using System.CommandLine;
+using System.Globalization;
+using System.Text.Json;
+
+namespace Tunnel.Ctl;
+
+/// <summary>
+/// The options that describe a peer, and the JSON that they become. Values are handed on as they are: the daemon knows what it
+/// takes, and says why it refuses.
+/// </summary>
+internal sealed class PeerOptions
+{
+    private readonly bool _forNewPeer;
+    private readonly Option<string?> _endpoint;
+    private readonly Option<string[]> _subnets;
+    private readonly Option<string?> _encapsulation;
+    private readonly Option<string?> _key;
+    private readonly Option<bool> _checksum;
+    private readonly Option<bool> _sequence;
+    private readonly Option<bool> _ephemeral;
+
+    /// <summary>Makes the options.</summary>
+    /// <param name="forNewPeer">Whether they describe a new peer, for which endpoint and subnets are required, or changes to one.</param>
+    public PeerOptions(bool forNewPeer)
+    {
+        _forNewPeer = forNewPeer;
+        _endpoint = new("--endpoint")
+        {
+            HelpName = "ADDRESS",
+            Description = "the peer's underlay address or DNS name, with :PORT for gre-udp",
+            Required = forNewPeer,
+        };
+        _subnets = new("--subnet")
+        {
+            HelpName = "CIDR",
+            Description = "an overlay subnet behind the peer; repeat it, or part them by commas",
+            Required = forNewPeer,
+            Arity = ArgumentArity.OneOrMore,
+        };
+        _encapsulation = new("--encapsulation")
+        {
+            HelpName = "E",
+            Description = "gre, gre-udp, direct or auto",
+        };
+        _key = new("--key")
+        {
+            HelpName = KeyForm,
+            Description = forNewPeer ? "the GRE key, or one for each way" : "the GRE key, one for each way, or none",
+        };
+        _checksum = Flag("--checksum", "send GRE checksums");
+        _sequence = Flag("--sequence", "send GRE sequence numbers and drop what is old");
+        _ephemeral = Flag("--ephemeral", "keep the peer only until the daemon ends");
+    }
+
+    private string KeyForm => _forNewPeer ? "N|IN:OUT" : "N|IN:OUT|none";
+
+    /// <summary>Adds the options to a command.</summary>
+    public void AddTo(Command command)
+    {
+        foreach (Option option in All())
+        {
+            option.Validators.Add(UsageErrors.CheckValue);
+            command.Options.Add(option);
+        }
+    }
+
+    /// <summary>Whether any of the options stands on the command line.</summary>
+    public bool AnyGiven(ParseResult parsed) => Array.Exists(All(), option => IsGiven(parsed, option));
+
+    /// <summary>The request body: what the command line names, and nothing else.</summary>
+    /// <exception cref="Failure">The key has another form.</exception>
+    public byte[] Body(ParseResult parsed) => Json.WriteBytes(writer =>
+    {
+        writer.WriteStartObject();
+        if (IsGiven(parsed, _endpoint))
+            writer.WriteString("endpoint", parsed.GetValue(_endpoint));
+
+        if (IsGiven(parsed, _subnets))
+        {
+            writer.WriteStartArray("subnets");
+            foreach (string subnet in parsed.GetRequiredValue(_subnets).SelectMany(value => value.Split(',')))
+                writer.WriteStringValue(subnet);
+
+            writer.WriteEndArray();
+        }
+
+        if (IsGiven(parsed, _encapsulation))
+            writer.WriteString("encapsulation", parsed.GetValue(_encapsulation));
+
+        if (IsGiven(parsed, _key))
+            WriteKey(writer, parsed.GetValue(_key)!);
+
+        foreach ((Option<bool> flag, string name) in new[] { (_checksum, "checksum"), (_sequence, "sequence"), (_ephemeral, "ephemeral") })
+        {
+            if (IsGiven(parsed, flag))
+                writer.WriteBoolean(name, parsed.GetValue(flag));
+        }
+
+        writer.WriteEndObject();
+    });
+
+    private static bool IsGiven(ParseResult parsed, Option option) => parsed.GetResult(option) is { Implicit: false };
+
+    private static bool TryNumber(string text, out ulong number) =>
+        ulong.TryParse(text, NumberStyles.None, CultureInfo.InvariantCulture, out number);
+
+    // A change must be able to turn it off again.
+    private Option<bool> Flag(string name, string description) => new(name)
+    {
+        HelpName = _forNewPeer ? null : "true|false",
+        Description = description,
+        Arity = _forNewPeer ? ArgumentArity.Zero : ArgumentArity.ZeroOrOne,
+    };
+
+    private Option[] All() => [_endpoint, _subnets, _encapsulation, _key, _checksum, _sequence, _ephemeral];
+
+    private void WriteKey(Utf8JsonWriter writer, string text)
+    {
+        if (text == "none" && !_forNewPeer)
+        {
+            writer.WriteNull("key");
+            return;
+        }
+
+        if (TryNumber(text, out ulong key))
+        {
+            writer.WriteNumber("key", key);
+            return;
+        }
+
+        string[] parts = text.Split(':');
+        if (parts.Length != 2 || !TryNumber(parts[0], out ulong keyIn) || !TryNumber(parts[1], out ulong keyOut))
+            throw new Failure(ExitCode.Usage, $"--key does not take '{text}'", $"--key {KeyForm}, decimal");
+
+        writer.WriteStartObject("key");
+        writer.WriteNumber("in", keyIn);
+        writer.WriteNumber("out", keyOut);
+        writer.WriteEndObject();
+    }
+}

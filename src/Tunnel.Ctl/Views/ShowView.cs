@@ -1,0 +1,146 @@
+using System.Text.Json;
+
+namespace Tunnel.Ctl.Views;
+
+/// <summary>Draws `show`: the network with its peers, or one peer.</summary>
+internal static class ShowView
+{
+    private static readonly Column[] Columns =
+    [
+        new("PEER"),
+        new("ENDPOINT"),
+        new("SUBNETS", IsList: true),
+        new("ENCAPSULATION", IsList: true),
+        new("GMTU", RightAligned: true),
+        new("SENT", RightAligned: true),
+        new("RECEIVED", RightAligned: true),
+        new("LAST", RightAligned: true),
+        new("DROPS", RightAligned: true),
+        new("PROBLEMS", Optional: true),
+    ];
+
+    /// <summary>Draws the network's block and the table of its peers.</summary>
+    public static void Network(IPage page, JsonElement network, JsonElement peers)
+    {
+        page.Block("network", Text(network, "name"), NetworkLines(network));
+        page.Text("");
+        if (peers.GetArrayLength() == 0)
+            page.Text("no peers (add one: tunnelctl add-peer NAME --endpoint ADDRESS --subnet CIDR)");
+        else
+            page.Table(Columns, [.. peers.Items().Select(PeerRow)]);
+    }
+
+    /// <summary>Draws a peer's block.</summary>
+    public static void Peer(IPage page, JsonElement peer) => page.Block("peer", Text(peer, "name"), PeerLines(peer));
+
+    private static List<Line> NetworkLines(JsonElement network)
+    {
+        JsonElement device = network.Member("interface");
+        bool up = device.Member("up").IsTrue();
+        List<Line> lines =
+        [
+            new("state", up ? new Cell("up", Tone.Good) : new Cell("down", Tone.Bad)),
+            new("addresses", List(device, "addresses")),
+            new("mtu", Text(device, "mtu")),
+            new("underlay", Underlay(network.Member("underlay"))),
+        ];
+        if (UdpPort(network.Member("underlay")) is { } udp)
+            lines.Add(new("udp", udp));
+
+        if (network.Member("subnets").Texts().Length > 0)
+            lines.Add(new("subnets", List(network, "subnets")));
+
+        lines.Add(new("traffic", PeerText.Traffic(network.Member("traffic"))));
+        lines.Add(new("drops", Drops(network)));
+        lines.Add(new("daemon", $"tunneld {Text(network, "version")}, pid {Text(network, "pid")}, up {Ago(network, "uptime-seconds") ?? PeerText.Unknown}"));
+        lines.AddRange(Problems(network));
+        return lines;
+    }
+
+    private static List<Line> PeerLines(JsonElement peer)
+    {
+        string? last = Ago(peer, "last-received-seconds");
+        return
+        [
+            new("endpoint", Endpoint(peer)),
+            new("local", Text(peer, "local")),
+            new("subnets", List(peer, "subnets")),
+            new("encapsulation", Text(peer, "encapsulation")),
+            new("key", PeerText.Key(peer) ?? "none"),
+            new("checksum", peer.Member("checksum").IsTrue() ? "yes" : "no"),
+            new("sequence", peer.Member("sequence").IsTrue() ? "yes" : "no"),
+            new("origin", Text(peer, "origin")),
+            new("gmtu", Text(peer, "gmtu")),
+            new("traffic", PeerText.Traffic(peer.Member("traffic"))),
+            new("last received", last is null ? "never" : $"{last} ago"),
+            new("drops", Drops(peer)),
+            .. Problems(peer),
+        ];
+    }
+
+    private static Cell[] PeerRow(JsonElement peer)
+    {
+        JsonElement traffic = peer.Member("traffic");
+        return
+        [
+            Text(peer, "name"),
+            Text(peer, "endpoint"),
+            string.Join(',', peer.Member("subnets").Texts()),
+            PeerText.Encapsulation(peer),
+            Text(peer, "gmtu"),
+            Units.Bytes(traffic.Member("sent").Member("bytes").Count(), separator: ""),
+            Units.Bytes(traffic.Member("received").Member("bytes").Count(), separator: ""),
+            Ago(peer, "last-received-seconds") ?? "never",
+            Drops(peer),
+            new Cell(string.Join("; ", peer.Member("problems").Texts()), Tone.Bad),
+        ];
+    }
+
+    private static string Underlay(JsonElement underlay)
+    {
+        string[] local = underlay.Member("local").Texts();
+        string text = Text(underlay, "encapsulation");
+        if (local.Length > 0)
+            text += $" from {string.Join(", ", local)}";
+
+        if (underlay.Member("interface").Text() is { } device)
+            text += $" on {device}";
+
+        return $"{text}, accepts {List(underlay, "accept")}";
+    }
+
+    // Worth a line only where GRE-in-UDP is sent or taken.
+    private static string? UdpPort(JsonElement underlay)
+    {
+        bool used = underlay.Member("accept").Texts().Append(Text(underlay, "encapsulation")).Contains("gre-udp", StringComparer.Ordinal);
+        return used ? $"port {Text(underlay, "udp-port")}, source port {Text(underlay, "source-port")}" : null;
+    }
+
+    private static string Endpoint(JsonElement peer)
+    {
+        string endpoint = Text(peer, "endpoint");
+        string? address = peer.Member("address").Text();
+        bool isAddress = address is not null && endpoint.Contains(address, StringComparison.Ordinal);
+        return isAddress ? endpoint : $"{endpoint} ({address ?? "not resolved"})";
+    }
+
+    private static Cell Drops(JsonElement owner)
+    {
+        long drops = owner.Member("drops").Count();
+        return new Cell(drops.ToString(), drops > 0 ? Tone.Bad : Tone.Plain);
+    }
+
+    private static IEnumerable<Line> Problems(JsonElement owner) =>
+        owner.Member("problems").Texts().Select(problem => new Line("problem", new Cell(problem, Tone.Bad)));
+
+    private static string? Ago(JsonElement owner, string member) =>
+        owner.Member(member).Number() is { } seconds ? Units.Duration(seconds) : null;
+
+    private static string Text(JsonElement owner, string member) => owner.Member(member).Text() ?? PeerText.Unknown;
+
+    private static string List(JsonElement owner, string member)
+    {
+        string[] texts = owner.Member(member).Texts();
+        return texts.Length > 0 ? string.Join(", ", texts) : PeerText.Unknown;
+    }
+}

@@ -1,0 +1,80 @@
+using System.Text.Json.Serialization;
+
+namespace Tunnel.Control.Api;
+
+// What /v1 says. Property names are the YAML's key names (kebab-case); see docs/api.md.
+
+internal sealed record TrafficCount(long Packets, long Bytes);
+
+internal sealed record Traffic(TrafficCount Sent, TrafficCount Received);
+
+internal sealed record InterfaceModel(int Index, bool Up, int Mtu, IReadOnlyList<string> Addresses);
+
+internal sealed record UnderlayModel(
+    IReadOnlyList<string> Local,
+    string? Interface,
+    string Encapsulation,
+    IReadOnlyList<string> Accept,
+    int UdpPort,
+    string SourcePort);
+
+internal sealed record NetworkModel(
+    string Name,
+    string Version,
+    int Pid,
+    long UptimeSeconds,
+    InterfaceModel Interface,
+    UnderlayModel Underlay,
+    IReadOnlyList<string> Subnets,
+    int Peers,
+    Traffic Traffic,
+    long Drops,
+    IReadOnlyList<string> Problems);
+
+internal sealed record KeyPairModel(uint In, uint Out);
+
+internal sealed record PeerModel(
+    string Name,
+    string Endpoint,
+    IReadOnlyList<string> Subnets,
+    string Encapsulation,
+    [property: JsonIgnore(Condition = JsonIgnoreCondition.WhenWritingNull)] object? Key,
+    bool Checksum,
+    bool Sequence,
+    string Origin,
+    string? Address,
+    string? Local,
+    int Gmtu,
+    IReadOnlyList<string> Problems,
+    Traffic Traffic,
+    double? LastReceivedSeconds,
+    long Drops);
+
+internal sealed record RouteModel(string Prefix, string Peer, int Mtu, bool Installed, string? Problem);
+
+internal sealed record DropsModel(
+    IReadOnlyDictionary<string, long> Network,
+    IReadOnlyDictionary<string, IReadOnlyDictionary<string, long>> Peers);
+
+internal sealed record ReloadModel(IReadOnlyList<string> Added, IReadOnlyList<string> Changed, IReadOnlyList<string> Removed);
+
+internal sealed record EventModel(
+    DateTimeOffset Time,
+    string Event,
+    [property: JsonIgnore(Condition = JsonIgnoreCondition.WhenWritingNull)] string? Peer,
+    [property: JsonIgnore(Condition = JsonIgnoreCondition.WhenWritingNull)] string? Detail);
+
+internal sealed record ErrorModel(string Error, string? Hint, string? Field);
+
+[JsonSourceGenerationOptions(PropertyNamingPolicy = JsonKnownNamingPolicy.KebabCaseLower)]
+[JsonSerializable(typeof(NetworkModel))]
+[JsonSerializable(typeof(PeerModel))]
+[JsonSerializable(typeof(IReadOnlyList<PeerModel>))]
+[JsonSerializable(typeof(IReadOnlyList<RouteModel>))]
+[JsonSerializable(typeof(DropsModel))]
+[JsonSerializable(typeof(ReloadModel))]
+[JsonSerializable(typeof(EventModel))]
+[JsonSerializable(typeof(ErrorModel))]
+[JsonSerializable(typeof(KeyPairModel))]
+[JsonSerializable(typeof(uint))]
+internal sealed partial class ApiJson : JsonSerializerContext;

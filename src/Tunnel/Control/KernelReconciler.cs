@@ -1,0 +1,286 @@
+using Microsoft.Extensions.Logging;
+using Tunnel.Dataplane;
+using Tunnel.Wire;
+
+namespace Tunnel.Control;
+
+/// <summary>What the host is to look like: the network's device, its addresses and the routes into it.</summary>
+/// <param name="Mtu">The device's MTU in bytes.</param>
+/// <param name="Addresses">The device's addresses.</param>
+/// <param name="Routes">The overlay prefixes to route into the device, each with the MTU of its route in bytes (0: the device's).</param>
+internal sealed record KernelState(int Mtu, IReadOnlyList<IpPrefix> Addresses, IReadOnlyDictionary<IpPrefix, int> Routes);
+
+/// <summary>
+/// Makes the host look like the wanted <see cref="KernelState"/> and keeps it so. Only routes with our protocol number on our
+/// device, and addresses that were added here, are ever changed or removed. Not thread-safe: its owner serialises.
+/// </summary>
+internal sealed partial class KernelReconciler
+{
+    /// <summary>The rtm_protocol of our routes (rtnetlink(7)): a number that nobody else uses; packaging/ gives it the name "tunnel".</summary>
+    public const byte RouteProtocol = 147;
+
+    // What IPv6 gives a route without a metric, and shows in dumps (IP6_RT_PRIO_USER).
+    private const uint DefaultIpv6Metric = 1024;
+
+    private readonly IHostNetwork _host;
+    private readonly int _link;
+    private readonly string _device;
+    private readonly EventStream _events;
+    private readonly RepairBackoff _backoff;
+    private readonly ILogger _log;
+    private readonly HashSet<IpPrefix> _ownAddresses = [];
+    private readonly HashSet<IpPrefix> _installedRoutes = [];
+    private readonly Dictionary<IpPrefix, string> _routeProblems = [];
+    private readonly List<string> _problems = [];
+    private readonly HashSet<string> _told = new(StringComparer.Ordinal);
+    private bool _wasUp;
+    private KernelState _wanted = new(0, [], new Dictionary<IpPrefix, int>());
+
+    /// <summary>Takes charge of a device.</summary>
+    /// <param name="host">The host's kernel.</param>
+    /// <param name="device">The device, which exists.</param>
+    /// <param name="events">Where repairs are told.</param>
+    /// <param name="backoff">When to put back what others delete.</param>
+    /// <param name="log">The log.</param>
+    public KernelReconciler(IHostNetwork host, HostLink device, EventStream events, RepairBackoff backoff, ILogger log)
+    {
+        _host = host;
+        _link = device.Index;
+        _device = device.Name;
+        _events = events;
+        _backoff = backoff;
+        _log = log;
+    }
+
+    /// <summary>What keeps the device from being as wanted, for people; empty where all is well.</summary>
+    public IReadOnlyList<string> Problems => _problems;
+
+    /// <summary>Why a wanted route is not there; null where it is.</summary>
+    public string? RouteProblem(IpPrefix prefix) => _routeProblems.GetValueOrDefault(prefix);
+
+    /// <summary>A route to exactly this prefix that leads elsewhere than into our device; null where there is none.</summary>
+    public HostRoute? ForeignRoute(IpPrefix prefix) =>
+        _host.GetRoutes().FirstOrDefault(route => route.Destination == prefix && route.LinkIndex != _link);
+
+    /// <summary>Describes a route for people.</summary>
+    public string Describe(HostRoute route)
+    {
+        string device = route.LinkIndex == 0 ? "no single device" : $"dev {_host.FindLink(route.LinkIndex)?.Name ?? "?"}";
+        return $"{route.Destination} {device} proto {route.Protocol}";
+    }
+
+    /// <summary>Makes the host look as wanted, from now on.</summary>
+    /// <param name="wanted">How it is to look.</param>
+    /// <returns>When to look again because something is left alone for a while; null where nothing is.</returns>
+    public TimeSpan? Apply(KernelState wanted)
+    {
+        // What is no longer wanted is not to be missed.
+        _wanted = wanted;
+        _installedRoutes.IntersectWith(wanted.Routes.Keys);
+        return Reconcile();
+    }
+
+    /// <summary>Compares the host with what is wanted and mends the difference.</summary>
+    /// <returns>When to look again because something is left alone for a while; null where nothing is.</returns>
+    public TimeSpan? Reconcile()
+    {
+        _problems.Clear();
+        _routeProblems.Clear();
+        if (_host.FindLink(_link) is not HostLink link)
+        {
+            _problems.Add($"device {_device} is gone");
+            return null;
+        }
+
+        TimeSpan? again = null;
+        Attempt(() => ReconcileLink(link, ref again));
+        Attempt(() => ReconcileAddresses(ref again));
+        Attempt(() => ReconcileRoutes(ref again));
+        TellNewProblems();
+        return again;
+    }
+
+    /// <summary>Removes our routes and addresses; the device itself goes with its last descriptor, unless somebody made it before us.</summary>
+    public void RemoveAll()
+    {
+        _wanted = _wanted with { Addresses = [], Routes = new Dictionary<IpPrefix, int>() };
+        if (_host.FindLink(_link) is not null)
+        {
+            TimeSpan? again = null;
+            Attempt(() => ReconcileRoutes(ref again));
+            Attempt(() => ReconcileAddresses(ref again));
+        }
+    }
+
+    private void ReconcileLink(HostLink link, ref TimeSpan? again)
+    {
+        if (link.Mtu != _wanted.Mtu && _wanted.Mtu > 0)
+        {
+            _host.SetMtu(_link, _wanted.Mtu);
+        }
+
+        if (!link.IsUp && MayRestore("link up", wasThere: _wasUp, ref again))
+        {
+            _host.SetUp(_link);
+            _wasUp = true;
+        }
+    }
+
+    private void ReconcileAddresses(ref TimeSpan? again)
+    {
+        IReadOnlyList<IpPrefix> present = _host.GetAddresses(_link);
+        foreach (IpPrefix unwanted in _ownAddresses.Except(_wanted.Addresses).ToArray())
+        {
+            if (present.Contains(unwanted))
+            {
+                _host.RemoveAddress(_link, unwanted);
+            }
+
+            _ownAddresses.Remove(unwanted);
+        }
+
+        foreach (IpPrefix missing in _wanted.Addresses.Except(present))
+        {
+            if (MayRestore(RepairBackoff.Address(missing), wasThere: _ownAddresses.Contains(missing), ref again))
+            {
+                AttemptAddress(missing);
+            }
+        }
+    }
+
+    private void AttemptAddress(IpPrefix address)
+    {
+        try
+        {
+            _host.AddAddress(_link, address);
+            _ownAddresses.Add(address);
+        }
+        catch (HostNetworkException refused) when (!refused.AlreadyExists)
+        {
+            _problems.Add(refused.Message);
+        }
+    }
+
+    private void ReconcileRoutes(ref TimeSpan? again)
+    {
+        var present = new Dictionary<IpPrefix, HostRoute>();
+        var foreign = new Dictionary<IpPrefix, HostRoute>();
+        foreach (HostRoute route in _host.GetRoutes())
+        {
+            bool isWanted = _wanted.Routes.ContainsKey(route.Destination);
+            if (route.LinkIndex == _link && route.Protocol == RouteProtocol && !isWanted)
+            {
+                _host.RemoveRoute(route);
+            }
+            else if (route.LinkIndex == _link && isWanted)
+            {
+                // Whoever installed it: it leads where it is to lead.
+                present[route.Destination] = route;
+            }
+            else if (isWanted)
+            {
+                foreign[route.Destination] = route;
+            }
+        }
+
+        foreach ((IpPrefix prefix, int mtu) in _wanted.Routes)
+        {
+            if (present.TryGetValue(prefix, out HostRoute? route))
+            {
+                _installedRoutes.Add(prefix);
+                if (route.Protocol == RouteProtocol && route.Mtu != mtu)
+                {
+                    _host.ReplaceRoute(route with { Mtu = mtu });
+                }
+            }
+            else if (foreign.TryGetValue(prefix, out HostRoute? other))
+            {
+                NoteForeign(prefix, other);
+            }
+            else if (MayRestore(RepairBackoff.Route(prefix), wasThere: _installedRoutes.Contains(prefix), ref again))
+            {
+                AttemptRoute(NewRoute(prefix, mtu));
+            }
+            else
+            {
+                _routeProblems[prefix] = "somebody keeps deleting this route; it will be put back later";
+            }
+        }
+    }
+
+    private void NoteForeign(IpPrefix prefix, HostRoute other)
+    {
+        _routeProblems[prefix] = $"a route that tunneld did not install is in the way: {Describe(other)}";
+        _installedRoutes.Remove(prefix);
+    }
+
+    private void AttemptRoute(HostRoute route)
+    {
+        try
+        {
+            _host.AddRoute(route);
+            _installedRoutes.Add(route.Destination);
+        }
+        catch (HostNetworkException refused)
+        {
+            _routeProblems[route.Destination] = refused.Message;
+        }
+    }
+
+    // A thing that was never there is simply made; one that was there has been taken away by somebody.
+    private bool MayRestore(string thing, bool wasThere, ref TimeSpan? again)
+    {
+        if (!wasThere)
+        {
+            return true;
+        }
+
+        if (_backoff.MayRepair(thing, out TimeSpan wait))
+        {
+            _events.Publish("restored", detail: $"{thing} on {_device}");
+            LogRestored(thing, _device, _backoff.Repairs(thing));
+            return true;
+        }
+
+        again = again is null || wait < again ? wait : again;
+        return false;
+    }
+
+    // A problem is logged when it appears, not at every look.
+    private void TellNewProblems()
+    {
+        string[] now = [.. _problems, .. _routeProblems.Select(problem => $"no route for {problem.Key}: {problem.Value}")];
+        foreach (string problem in now)
+        {
+            if (_told.Add(problem))
+            {
+                LogProblem(problem);
+                _events.Publish("problem", detail: problem);
+            }
+        }
+
+        _told.IntersectWith(now);
+    }
+
+    private HostRoute NewRoute(IpPrefix prefix, int mtu) =>
+        new(prefix, _link, RouteProtocol, prefix.Address.IsIpv4 ? 0 : DefaultIpv6Metric, mtu);
+
+    private void Attempt(Action step)
+    {
+        try
+        {
+            step();
+        }
+        catch (HostNetworkException refused)
+        {
+            // Something changed underneath: the notification of that change brings us back here.
+            _problems.Add(refused.Message);
+        }
+    }
+
+    [LoggerMessage(Level = LogLevel.Warning, Message = "put back what something else removed: {Thing} on {Device} (time {Repairs})")]
+    private partial void LogRestored(string thing, string device, int repairs);
+
+    [LoggerMessage(Level = LogLevel.Warning, Message = "{Problem}")]
+    private partial void LogProblem(string problem);
+}

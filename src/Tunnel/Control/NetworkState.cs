@@ -1,0 +1,88 @@
+using Tunnel.Control.Configuration;
+using Tunnel.Dataplane;
+using Tunnel.Wire;
+
+namespace Tunnel.Control;
+
+/// <summary>What a network is made of; put together by the composition root.</summary>
+/// <param name="ConfigPath">The configuration file, as given on the command line.</param>
+/// <param name="Device">The TUN device.</param>
+/// <param name="Store">Where peers added by command are kept.</param>
+/// <param name="Host">The host's kernel.</param>
+/// <param name="Claims">What keeps senders unique among the networks of this host.</param>
+/// <param name="Routing">Where the packet threads find their snapshot.</param>
+/// <param name="NetworkCounters">What the workers count for no peer, one each.</param>
+/// <param name="ReceiveQueueDrops">What the kernel dropped before the workers saw it.</param>
+/// <param name="Warnings">What the configuration's reader warned of.</param>
+/// <param name="Events">Where events are told.</param>
+/// <param name="Time">The clock.</param>
+internal sealed record NetworkParts(
+    string ConfigPath,
+    HostLink Device,
+    PeerStore Store,
+    IHostNetwork Host,
+    IEndpointClaims Claims,
+    RoutingHolder Routing,
+    PeerCounters[] NetworkCounters,
+    Func<long> ReceiveQueueDrops,
+    IReadOnlyList<string> Warnings,
+    EventStream Events,
+    TimeProvider Time);
+
+/// <summary>What a reload changed, by peer name.</summary>
+internal sealed record ReloadResult(IReadOnlyList<string> Added, IReadOnlyList<string> Changed, IReadOnlyList<string> Removed);
+
+/// <summary>The whole network at one moment. Immutable.</summary>
+/// <param name="Config">The configuration: FILE, NAME.d and ephemeral peers.</param>
+/// <param name="Peers">The peers, in the configuration's order.</param>
+/// <param name="Mtu">The device's MTU in bytes.</param>
+/// <param name="UdpCoalescer">A receiving device that coalesces UDP; null where none does.</param>
+/// <param name="Problems">What is wrong with device or addresses, for people.</param>
+/// <param name="RouteProblems">Why a route is not there, for people.</param>
+internal sealed record NetworkState(
+    NetworkConfig Config,
+    IReadOnlyList<PeerEntry> Peers,
+    int Mtu,
+    string? UdpCoalescer,
+    IReadOnlyList<string> Problems,
+    IReadOnlyDictionary<IpPrefix, string> RouteProblems)
+{
+    /// <summary>All peers' subnets.</summary>
+    public IEnumerable<IpPrefix> Prefixes => Peers.SelectMany(entry => entry.Config.Subnets);
+
+    /// <summary>A peer by name; null where there is none.</summary>
+    public PeerEntry? FindPeer(string name) => Peers.FirstOrDefault(entry => entry.Config.Name == name);
+
+    /// <summary>Whether packet threads and kernel would see no difference.</summary>
+    public bool LooksLike(NetworkState other) =>
+        Mtu == other.Mtu && UdpCoalescer == other.UdpCoalescer && ReferenceEquals(Config, other.Config) && Peers.Count == other.Peers.Count &&
+        Peers.Zip(other.Peers).All(pair => pair.First.Peer.Settings == pair.Second.Peer.Settings && pair.First.Problems.SequenceEqual(pair.Second.Problems));
+
+    /// <summary>What the packet threads need.</summary>
+    public RoutingSnapshot ToSnapshot()
+    {
+        var routes = new RouteTable<Peer>(
+            Peers.SelectMany(entry => entry.Config.Subnets.Select(prefix => KeyValuePair.Create(prefix, entry.Peer))));
+        return new RoutingSnapshot(
+            routes,
+            [.. Peers.Select(entry => entry.Peer)],
+            [.. Config.Interface.Addresses.Select(address => address.Address)],
+            dropsPartialUdp: UdpCoalescer is not null);
+    }
+
+    /// <summary>What the kernel is to look like. A route says its MTU only where it is less than the device's.</summary>
+    public KernelState ToKernelState()
+    {
+        var routes = new Dictionary<IpPrefix, int>();
+        foreach (PeerEntry entry in Peers)
+        {
+            int gmtu = entry.Peer.Settings.Gmtu;
+            foreach (IpPrefix prefix in entry.Config.Subnets)
+            {
+                routes[prefix] = entry.Peer.IsReady && gmtu < Mtu ? gmtu : 0;
+            }
+        }
+
+        return new KernelState(Mtu, Config.Interface.Addresses, routes);
+    }
+}

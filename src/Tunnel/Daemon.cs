@@ -1,0 +1,216 @@
+using System.Net.Sockets;
+using System.Runtime.InteropServices;
+using Microsoft.Extensions.DependencyInjection;
+using Microsoft.Extensions.Logging;
+using Microsoft.Extensions.Logging.Console;
+using Tunnel.Control;
+using Tunnel.Control.Api;
+using Tunnel.Control.Configuration;
+using Tunnel.Dataplane;
+using Tunnel.Linux;
+using Tunnel.Wire;
+
+namespace Tunnel;
+
+/// <summary>
+/// One network's process from the first lock to the last: what Program wires together, in the order in which it must come up, and
+/// taken down the other way round. The second half of the composition root.
+/// </summary>
+internal static partial class Daemon
+{
+    /// <summary>Serves a network until SIGTERM or SIGINT; SIGHUP reloads.</summary>
+    /// <param name="config">The configuration, checked.</param>
+    /// <param name="warnings">What the configuration's reader warned of.</param>
+    /// <param name="runDirectory">Where the control socket goes.</param>
+    /// <returns>The exit code.</returns>
+    public static async Task<int> RunAsync(NetworkConfig config, IReadOnlyList<string> warnings, string runDirectory)
+    {
+        using ILoggerFactory logs = LoggerFactory.Create(ConfigureLog);
+        ILogger log = logs.CreateLogger("tunneld");
+        try
+        {
+            await ServeAsync(config, warnings, runDirectory, log);
+            return ExitCodes.Done;
+        }
+        catch (Exception failure) when (Explain(failure) is string line)
+        {
+            await Console.Error.WriteLineAsync($"tunneld: {line}");
+            return ExitCodes.Failed;
+        }
+    }
+
+    private static async Task ServeAsync(NetworkConfig config, IReadOnlyList<string> warnings, string runDirectory, ILogger log)
+    {
+        if (UnixFiles.CheckCapabilities() is string missing)
+        {
+            throw new StartException(missing);
+        }
+
+        using NamespaceLock networkLock = NamespaceLocks.AcquireNetwork(config.Name);
+        string socketPath = Path.Combine(runDirectory, config.Name + ".sock");
+        UnixFiles.EnsureRunDirectory(runDirectory);
+        RefuseUsedSocket(socketPath, config.Name);
+
+        var notify = SdNotify.FromEnvironment();
+        var events = new EventStream(TimeProvider.System);
+        using var host = new HostNetwork();
+        using var tun = new TunDevice(config.Name);
+        using RawGreUnderlay underlay = OpenUnderlay(config);
+        using var claims = new NamespaceLocks();
+
+        var routing = new RoutingHolder();
+        var networkCounters = new PeerCounters();
+        HostLink device = host.FindLink(config.Name) ?? throw new StartException($"device {config.Name} was deleted while it was being set up");
+        var parts = new NetworkParts(
+            config.File,
+            device,
+            new PeerStore(config.File, UnixFiles.SyncDirectory),
+            host,
+            claims,
+            routing,
+            [networkCounters],
+            () => underlay.ReceiveQueueDrops,
+            warnings,
+            events,
+            TimeProvider.System);
+        await using var network = new NetworkController(config, parts, log);
+        await network.StartAsync();
+
+        using var worker = new Worker(
+            $"{config.Name}-0",
+            new Outbound(tun, underlay, routing, networkCounters, worker: 0),
+            new Inbound(underlay, tun, routing, networkCounters, worker: 0),
+            new PollReadiness(tun, underlay));
+        worker.Start();
+        await using ControlApi api = await ControlApi.StartAsync(socketPath, network, events, log);
+        if (UnixFiles.SetSocketAccess(socketPath) is string problem)
+        {
+            LogProblem(log, problem);
+        }
+
+        using var signals = new Signals(() => ReloadOnSignalAsync(network, notify, log));
+        notify.Ready($"network {config.Name}, {config.Peers.Count} peers");
+        LogReady(log, config.Name, device.Index, config.Peers.Count);
+
+        await await Task.WhenAny(signals.Stopped, worker.Ended);
+        notify.Stopping();
+        LogStopping(log, config.Name);
+    }
+
+    // Where the configuration wants a family, its absence is an error; otherwise a host without IPv6 simply has none.
+    private static RawGreUnderlay OpenUnderlay(NetworkConfig config)
+    {
+        InetAddress ipv4 = config.Underlay.Local.FirstOrDefault(address => address.IsIpv4);
+        InetAddress ipv6 = config.Underlay.Local.FirstOrDefault(address => address.IsIpv6);
+        bool needsIpv6 = !ipv6.IsNone || config.Peers.Any(peer => peer.Endpoint.Address.IsIpv6);
+        return new RawGreUnderlay(ipv4, needsIpv6 || Socket.OSSupportsIPv6 ? ipv6 : null);
+    }
+
+    // A socket file that nobody answers is left from a process that was killed. The network's lock, held by now, keeps others of
+    // this namespace out; what answers is of another namespace with the same run directory.
+    private static void RefuseUsedSocket(string path, string network)
+    {
+        if (!File.Exists(path))
+        {
+            return;
+        }
+
+        using var socket = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
+        try
+        {
+            socket.Connect(new UnixDomainSocketEndPoint(path));
+        }
+        catch (SocketException)
+        {
+            File.Delete(path);
+            return;
+        }
+
+        throw new StartException(
+            $"network {network} is already served from {path}, in another network namespace: name another run directory with --run-dir");
+    }
+
+    private static async Task ReloadOnSignalAsync(NetworkController network, SdNotify notify, ILogger log)
+    {
+        notify.Reloading();
+        try
+        {
+            await network.ReloadAsync();
+        }
+        catch (ControlException refused)
+        {
+            LogReloadRefused(log, refused.Message, refused.Hint ?? "nothing has changed");
+        }
+
+        notify.Ready("reloaded");
+    }
+
+    // Everything that a person can cause or cure, in one line; a bug keeps its stack trace for the log.
+    private static string? Explain(Exception failure) => failure switch
+    {
+        StartException or DeviceGoneException or IOException or UnauthorizedAccessException => failure.Message,
+        DeviceOpenException refused => $"{refused.Message} ({refused.Hint})",
+        NamespaceLockException refused => $"{refused.Message} ({refused.Hint})",
+        ClaimConflictException refused => $"{refused.Message} ({refused.Hint})",
+        HostNetworkException refused => $"the kernel refused: {refused.Message}",
+        _ => null,
+    };
+
+    private static void ConfigureLog(ILoggingBuilder logging)
+    {
+        logging.SetMinimumLevel(LogLevel.Information);
+        logging.AddConsole(options => options.FormatterName = LineConsoleFormatter.FormatterName);
+        logging.Services.AddSingleton<ConsoleFormatter, LineConsoleFormatter>();
+    }
+
+    [LoggerMessage(Level = LogLevel.Information, Message = "network {Network} is up: device index {Index}, {Peers} peers")]
+    private static partial void LogReady(ILogger log, string network, int index, int peers);
+
+    [LoggerMessage(Level = LogLevel.Information, Message = "network {Network} stops")]
+    private static partial void LogStopping(ILogger log, string network);
+
+    [LoggerMessage(Level = LogLevel.Error, Message = "reload refused: {Problem} ({Hint})")]
+    private static partial void LogReloadRefused(ILogger log, string problem, string hint);
+
+    [LoggerMessage(Level = LogLevel.Warning, Message = "{Problem}")]
+    private static partial void LogProblem(ILogger log, string problem);
+
+    /// <summary>The network can't be served; the message is one line with the cure.</summary>
+    private sealed class StartException(string message) : Exception(message);
+
+    private sealed class Signals : IDisposable
+    {
+        private readonly TaskCompletionSource _stopped = new(TaskCreationOptions.RunContinuationsAsynchronously);
+        private readonly PosixSignalRegistration[] _registrations;
+
+        public Signals(Func<Task> reload)
+        {
+            _registrations =
+            [
+                PosixSignalRegistration.Create(PosixSignal.SIGTERM, Stop),
+                PosixSignalRegistration.Create(PosixSignal.SIGINT, Stop),
+                PosixSignalRegistration.Create(PosixSignal.SIGHUP, signal =>
+                {
+                    signal.Cancel = true;
+                    _ = reload();
+                }),
+            ];
+        }
+
+        public Task Stopped => _stopped.Task;
+
+        public void Dispose()
+        {
+            foreach (PosixSignalRegistration registration in _registrations)
+            {
+                registration.Dispose();
+            }
+        }
+
+        private void Stop(PosixSignalContext signal)
+        {
+            signal.Cancel = true;
+            _stopped.TrySetResult();
+        }
+    }
+}

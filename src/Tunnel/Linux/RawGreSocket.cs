@@ -1,0 +1,457 @@
+using System.Buffers.Binary;
+using Tmds.Linux;
+using Tunnel.Dataplane;
+using Tunnel.Wire;
+using static Tmds.Linux.LibC;
+
+namespace Tunnel.Linux;
+
+/// <summary>
+/// A raw GRE socket of one address family, and its guard.
+/// <para>
+/// Sending is with the header included (IP_HDRINCL, IPV6_HDRINCL). For IPv4 the kernel overwrites total length and checksum, fills in
+/// a source address of 0, and an identification of 0 where DF is not set; everything else, DF included, leaves as it was written.
+/// For IPv6 it changes nothing. What is larger than the device's MTU is EMSGSIZE whatever the header says. A path MTU that the kernel
+/// has learnt counts too, as long as IP_MTU_DISCOVER is below IP_PMTUDISC_PROBE: with DF, and always for IPv6, a packet beyond it is
+/// EMSGSIZE at once; an IPv4 packet without DF is fragmented to fit. IP_PMTUDISC_DO says what we mean; it never sets DF here.
+/// </para>
+/// <para>
+/// Learning: an ICMP Fragmentation Needed that quotes a packet of ours updates the kernel's path MTU through the unconnected raw
+/// IPv4 socket without more ado. For IPv6 the kernel does so only through a socket with IPV6_RECVERR, and such a socket reports the
+/// error on whatever it sends next, to whichever peer. So the guard has that option, and the socket that sends has not.
+/// </para>
+/// <para>
+/// The guard is a second socket with a filter that drops everything. Where no raw socket takes a packet of protocol 47, and that
+/// includes a full receive queue in recent kernels, the kernel answers with ICMP Protocol Unreachable (for IPv6 Parameter Problem),
+/// and the peer seems down just when it is busy. The guard's queue is always empty, so it always takes the packet.
+/// </para>
+/// Thread rule: as <see cref="IUnderlay"/>'s.
+/// </summary>
+internal sealed unsafe class RawGreSocket : IDisposable
+{
+    private const int BufferSize = 4 << 20;
+    private const int MessageCount = 64;
+
+    // in6_pktinfo and two ints, each with its header and padding, fit.
+    private const int ControlSize = 128;
+
+    private readonly bool _isIpv6;
+    private readonly FileDescriptor _descriptor;
+    private readonly FileDescriptor _guard;
+    private readonly int _fd;
+
+    private readonly PinnedArray<mmsghdr> _received = new(MessageCount);
+    private readonly PinnedArray<iovec> _receivedPieces = new(MessageCount);
+    private readonly PinnedArray<sockaddr_in6> _sources = new(MessageCount);
+    private readonly PinnedArray<byte> _controls = new(MessageCount * ControlSize);
+
+    private readonly PinnedArray<mmsghdr> _sent = new(MessageCount);
+    private readonly PinnedArray<iovec> _sentPieces = new(Uapi.UIO_MAXIOV);
+    private readonly PinnedArray<sockaddr_in6> _destinations = new(MessageCount);
+
+    /// <summary>Opens the socket and its guard.</summary>
+    /// <param name="isIpv6">The address family.</param>
+    /// <param name="local">The address to receive at, or <see cref="InetAddress.None"/> for every local one.</param>
+    /// <exception cref="DeviceOpenException">It cannot be opened or bound; says why and what to do.</exception>
+    public RawGreSocket(bool isIpv6, InetAddress local)
+    {
+        _isIpv6 = isIpv6;
+
+        // The guard comes first and goes last, so that no packet ever finds the other one alone.
+        _guard = OpenGuard(isIpv6, local);
+        try
+        {
+            _descriptor = OpenMain(isIpv6, local);
+        }
+        catch
+        {
+            _guard.Dispose();
+            throw;
+        }
+
+        _fd = _descriptor.Number;
+        LinkMessages();
+    }
+
+    /// <summary>The socket to wait on.</summary>
+    public int Descriptor => _fd;
+
+    /// <summary>Packets that the kernel dropped at the full receive queue, modulo 2^32; 0 after the socket is closed. Any thread.</summary>
+    public uint ReceiveQueueDrops
+    {
+        get
+        {
+            if (!_descriptor.TryHold())
+            {
+                return 0;
+            }
+
+            uint* values = stackalloc uint[Uapi.SK_MEMINFO_VARS];
+            SysResult got = Sys.GetOption(_fd, SOL_SOCKET, SO_MEMINFO, values, Uapi.SK_MEMINFO_VARS * sizeof(uint));
+            _descriptor.DangerousRelease();
+            return got.IsError ? 0 : values[Uapi.SK_MEMINFO_DROPS];
+        }
+    }
+
+    /// <summary>Adds the packets that are waiting to the batch until it is full.</summary>
+    public void Receive(PacketBatch batch)
+    {
+        int wanted;
+        int count;
+        do
+        {
+            wanted = Math.Min(MessageCount, batch.Capacity - batch.Count);
+            if (wanted == 0)
+            {
+                return;
+            }
+
+            PrepareReceive(batch, wanted);
+
+            // An error that is pending on the socket is reported once and says nothing about the packets behind it, which a next call gets.
+            SysResult received = Sys.ReceiveMessages(_fd, _received.Address, wanted);
+            count = received.IsError ? 0 : received.Value;
+            for (int i = 0; i < count; i++)
+            {
+                Take(batch, _received.Address + i);
+            }
+        }
+        while (count == wanted);
+    }
+
+    /// <summary>Sends packets of this family in order and writes their results.</summary>
+    /// <param name="batch">The batch.</param>
+    /// <param name="first">The first packet.</param>
+    /// <param name="end">The one after the last.</param>
+    /// <param name="patience">How long the batch may still wait for room.</param>
+    public void Send(GatherBatch batch, int first, int end, ref SendPatience patience)
+    {
+        while (first < end)
+        {
+            int count = PrepareSend(batch, first, end);
+            if (count == 0)
+            {
+                // More pieces than the kernel takes.
+                batch[first++].Result = TransmitResult.Failed;
+                continue;
+            }
+
+            SendPrepared(batch, first, count, ref patience);
+            first += count;
+        }
+    }
+
+    /// <summary>Closes both sockets.</summary>
+    public void Dispose()
+    {
+        _descriptor.Dispose();
+        _guard.Dispose();
+    }
+
+    // What never changes from call to call.
+    private void LinkMessages()
+    {
+        for (int i = 0; i < MessageCount; i++)
+        {
+            msghdr* received = Header(_received, i);
+            received->msg_iov = _receivedPieces.Address + i;
+            received->msg_iovlen = 1;
+            _receivedPieces.Address[i].iov_len = PacketBatch.MaxPacket;
+
+            msghdr* sent = Header(_sent, i);
+            sent->msg_name = _destinations.Address + i;
+            sent->msg_namelen = _isIpv6 ? sizeof(sockaddr_in6) : sizeof(sockaddr_in);
+            _destinations.Address[i].sin6_family = _isIpv6 ? AF_INET6 : AF_INET;
+        }
+    }
+
+    private void PrepareReceive(PacketBatch batch, int count)
+    {
+        for (int i = 0; i < count; i++)
+        {
+            int start = PacketBatch.SlotStart(batch.Count + i);
+            _receivedPieces.Address[i].iov_base = PinnedMemory.Address(batch.Memory, start, PacketBatch.MaxPacket);
+            if (_isIpv6)
+            {
+                // The kernel has written the lengths that it used.
+                msghdr* message = Header(_received, i);
+                message->msg_name = _sources.Address + i;
+                message->msg_namelen = sizeof(sockaddr_in6);
+                message->msg_control = _controls.Address + (i * ControlSize);
+                message->msg_controllen = ControlSize;
+            }
+        }
+    }
+
+    private void Take(PacketBatch batch, mmsghdr* received)
+    {
+        int start = PacketBatch.SlotStart(batch.Count);
+        int length = (int)received->msg_len;
+        var message = (msghdr*)received;
+        if (_isIpv6)
+        {
+            start -= Ipv6Header.Length;
+            length += Ipv6Header.Length;
+            WriteIpv6Header(batch.Memory.Slice(start, Ipv6Header.Length), message, (int)received->msg_len);
+        }
+
+        if ((message->msg_flags & MSG_TRUNC) != 0)
+        {
+            // No IP packet is larger than a slot, and the kernel does not coalesce encapsulated packets beyond 64 KiB. Should it ever,
+            // then a header that contradicts itself makes the data plane drop the rest by name and count it.
+            int lengthOffset = _isIpv6 ? Ipv6Header.PayloadLengthOffset : Ipv4Header.TotalLengthOffset;
+            batch.Memory.Slice(start + lengthOffset, 2).Clear();
+        }
+
+        batch.Add(start, length);
+    }
+
+    // A raw IPv6 socket hands over what follows the header and its extensions; the header's own fields come beside it (RFC 3542).
+    private static void WriteIpv6Header(Span<byte> destination, msghdr* message, int payloadLength)
+    {
+        InetAddress local = InetAddress.None;
+        int hopLimit = 0;
+        int trafficClass = 0;
+        for (cmsghdr* control = CMSG_FIRSTHDR(message); control != null; control = CMSG_NXTHDR(message, control))
+        {
+            if (control->cmsg_level != SOL_IPV6)
+            {
+                continue;
+            }
+
+            byte* data = CMSG_DATA(control);
+            if (control->cmsg_type == IPV6_PKTINFO)
+            {
+                local = ReadAddress(((in6_pktinfo*)data)->ipi6_addr.s6_addr);
+            }
+            else if (control->cmsg_type == IPV6_HOPLIMIT)
+            {
+                hopLimit = *(int*)data;
+            }
+            else if (control->cmsg_type == IPV6_TCLASS)
+            {
+                trafficClass = *(int*)data;
+            }
+        }
+
+        var source = (sockaddr_in6*)message->msg_name;
+        new Ipv6Header(
+            ReadAddress(source->sin6_addr.s6_addr),
+            local,
+            IpProtocol.Gre,
+            payloadLength,
+            (byte)hopLimit,
+            (byte)trafficClass).Write(destination);
+    }
+
+    private static InetAddress ReadAddress(byte* bytes) => new(BinaryPrimitives.ReadUInt128BigEndian(new ReadOnlySpan<byte>(bytes, 16)));
+
+    // Describes as many packets as fit; returns how many those are.
+    private int PrepareSend(GatherBatch batch, int first, int end)
+    {
+        int count = 0;
+        int used = 0;
+        while (first + count < end && count < MessageCount)
+        {
+            ReadOnlySpan<Piece> pieces = batch.Pieces(first + count);
+            if (used + pieces.Length > _sentPieces.Length)
+            {
+                break;
+            }
+
+            msghdr* message = Header(_sent, count);
+            message->msg_iov = _sentPieces.Address + used;
+            message->msg_iovlen = pieces.Length;
+            foreach (ref readonly Piece piece in pieces)
+            {
+                iovec* run = _sentPieces.Address + used++;
+                run->iov_base = PinnedMemory.Address(piece.Memory, piece.Offset, piece.Length);
+                run->iov_len = piece.Length;
+            }
+
+            WriteAddress(_destinations.Address + count, batch[first + count].Destination);
+            count++;
+        }
+
+        return count;
+    }
+
+    private void SendPrepared(GatherBatch batch, int first, int count, ref SendPatience patience)
+    {
+        int done = 0;
+        while (done < count)
+        {
+            // The call stops at the first refusal and tells how many it sent before; the refusal itself is told by the next call.
+            SysResult sent = Sys.SendMessages(_fd, _sent.Address + done, count - done);
+            if (!sent.IsError)
+            {
+                RawGreUnderlay.SetResult(batch, first + done, first + done + sent.Value, TransmitResult.Sent);
+                done += sent.Value;
+            }
+            else if (!sent.WouldBlock)
+            {
+                batch[first + done].Result = SendErrors.ResultOf(sent);
+                done++;
+            }
+            else if (!patience.WaitForRoom(_fd))
+            {
+                RawGreUnderlay.SetResult(batch, first + done, first + count, TransmitResult.QueueFull);
+                return;
+            }
+        }
+    }
+
+    // mmsghdr.msg_hdr is a property; the structure begins with it.
+    private static msghdr* Header(PinnedArray<mmsghdr> messages, int index) => (msghdr*)(messages.Address + index);
+
+    private void WriteAddress(sockaddr_in6* destination, InetAddress address) =>
+        address.Write(_isIpv6
+            ? new Span<byte>(destination->sin6_addr.s6_addr, 16)
+            : new Span<byte>(((sockaddr_in*)destination)->sin_addr.s_addr, 4));
+
+    private static FileDescriptor OpenMain(bool isIpv6, InetAddress local)
+    {
+        FileDescriptor descriptor = Open(isIpv6);
+        try
+        {
+            int fd = descriptor.Number;
+            SetBuffer(fd, SO_RCVBUFFORCE, SO_RCVBUF);
+            SetBuffer(fd, SO_SNDBUFFORCE, SO_SNDBUF);
+            if (isIpv6)
+            {
+                Set(fd, SOL_IPV6, IPV6_HDRINCL, 1);
+                Set(fd, SOL_IPV6, IPV6_MTU_DISCOVER, IPV6_PMTUDISC_DO);
+                Set(fd, SOL_IPV6, IPV6_RECVPKTINFO, 1);
+                Set(fd, SOL_IPV6, IPV6_RECVHOPLIMIT, 1);
+                Set(fd, SOL_IPV6, IPV6_RECVTCLASS, 1);
+            }
+            else
+            {
+                Set(fd, SOL_IP, IP_HDRINCL, 1);
+                Set(fd, SOL_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DO);
+            }
+
+            Bind(fd, isIpv6, local);
+
+            // What came before the socket was bound and set up may be for someone else, and lacks its ancillary data.
+            Drain(fd);
+            return descriptor;
+        }
+        catch
+        {
+            descriptor.Dispose();
+            throw;
+        }
+    }
+
+    private static FileDescriptor OpenGuard(bool isIpv6, InetAddress local)
+    {
+        FileDescriptor descriptor = Open(isIpv6);
+        try
+        {
+            int fd = descriptor.Number;
+            sock_filter dropAll = new() { code = Uapi.BPF_RET | Uapi.BPF_K };
+            sock_fprog program = new() { len = 1, filter = &dropAll };
+            Check(Sys.SetOption(fd, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof(sock_fprog)), "attach a filter to");
+            Bind(fd, isIpv6, local);
+            Drain(fd);
+            if (isIpv6)
+            {
+                // Errors are queued until the smallest buffer is full, which stays short of what would make the guard refuse packets.
+                Set(fd, SOL_SOCKET, SO_RCVBUF, 0);
+                Set(fd, SOL_IPV6, IPV6_RECVERR, 1);
+            }
+
+            return descriptor;
+        }
+        catch
+        {
+            descriptor.Dispose();
+            throw;
+        }
+    }
+
+    private static FileDescriptor Open(bool isIpv6)
+    {
+        SysResult opened = Sys.Socket(isIpv6 ? AF_INET6 : AF_INET, SOCK_RAW | SOCK_NONBLOCK, IPPROTO_GRE);
+        return opened.IsError ? throw Refused(opened, isIpv6 ? "IPv6" : "IPv4") : new FileDescriptor(opened.Value);
+    }
+
+    private static void Bind(int fd, bool isIpv6, InetAddress local)
+    {
+        if (local.IsNone)
+        {
+            return;
+        }
+
+        SysResult bound;
+        if (isIpv6)
+        {
+            sockaddr_in6 address = default;
+            address.sin6_family = AF_INET6;
+            local.Write(new Span<byte>(address.sin6_addr.s6_addr, 16));
+            bound = Sys.Bind(fd, &address, sizeof(sockaddr_in6));
+        }
+        else
+        {
+            sockaddr_in address = default;
+            address.sin_family = AF_INET;
+            local.Write(new Span<byte>(address.sin_addr.s_addr, 4));
+            bound = Sys.Bind(fd, &address, sizeof(sockaddr_in));
+        }
+
+        if (bound.IsError)
+        {
+            throw bound.Errno == EADDRNOTAVAIL
+                ? new DeviceOpenException($"this host has no address {local}", "set underlay.local to one of the addresses that `ip -br addr` shows")
+                : new DeviceOpenException($"cannot receive at {local}: {bound.Reason}", "set underlay.local to one of the addresses that `ip -br addr` shows");
+        }
+    }
+
+    private static DeviceOpenException Refused(SysResult opened, string family)
+    {
+        int errno = opened.Errno;
+        if (errno == EPERM || errno == EACCES)
+        {
+            return new DeviceOpenException(
+                "no permission to open a raw socket: CAP_NET_RAW is missing",
+                "run as root or by the systemd unit; in a container add `--cap-add NET_RAW`");
+        }
+
+        if (errno == EAFNOSUPPORT)
+        {
+            return new DeviceOpenException(
+                $"this host's kernel has {family} turned off",
+                $"use underlay.local and endpoints of the other family, or turn {family} on");
+        }
+
+        return new DeviceOpenException($"cannot open a raw {family} socket: {opened.Reason}", "see the limits of the process and the kernel's log");
+    }
+
+    // Beyond net.core.rmem_max and wmem_max with CAP_NET_ADMIN, else as far as they allow.
+    private static void SetBuffer(int fd, int forced, int polite)
+    {
+        if (Sys.SetOption(fd, SOL_SOCKET, forced, BufferSize).IsError)
+        {
+            Set(fd, SOL_SOCKET, polite, BufferSize);
+        }
+    }
+
+    private static void Set(int fd, int level, int name, int value) => Check(Sys.SetOption(fd, level, name, value), "set up");
+
+    private static void Check(SysResult result, string action)
+    {
+        if (result.IsError)
+        {
+            throw new DeviceOpenException($"cannot {action} a raw socket: {result.Reason}", "this kernel lacks something that the program needs; see the README");
+        }
+    }
+
+    private static void Drain(int fd)
+    {
+        byte unused;
+        while (!Sys.Receive(fd, &unused, sizeof(byte), MSG_TRUNC).IsError)
+        {
+        }
+    }
+}

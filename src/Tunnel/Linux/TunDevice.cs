@@ -1,0 +1,223 @@
+using System.Text;
+using Tmds.Linux;
+using Tunnel.Dataplane;
+using static Tmds.Linux.LibC;
+
+namespace Tunnel.Linux;
+
+/// <summary>
+/// A TUN device with one queue: tuntap.rst in the kernel's documentation. A device that does not exist is made and vanishes when
+/// this object is disposed of; a persistent one (`ip tuntap add`) is attached to and stays.
+/// It is opened with IFF_VNET_HDR, so that a packet that the kernel coalesced on the underlay can be handed on with the word that
+/// says how to cut it; the other way the kernel is told (TUNSETOFFLOAD 0) to hand over only ordinary, finished packets.
+/// </summary>
+internal sealed unsafe class TunDevice : ITunDevice
+{
+    private const string ControlDevice = "/dev/net/tun";
+
+    private readonly FileDescriptor _descriptor;
+    private readonly int _fd;
+    private readonly PinnedArray<virtio_net_hdr> _header = new(1);
+    private readonly PinnedArray<iovec> _pieces = new(Uapi.UIO_MAXIOV);
+
+    /// <summary>Opens the device.</summary>
+    /// <param name="name">Its name, 1 to 15 bytes.</param>
+    /// <exception cref="DeviceOpenException">It cannot be opened; says why and what to do.</exception>
+    public TunDevice(string name)
+    {
+        Name = name;
+        _descriptor = Attach(name);
+        _fd = _descriptor.Number;
+        _pieces.Address[0].iov_base = _header.Address;
+        _pieces.Address[0].iov_len = sizeof(virtio_net_hdr);
+    }
+
+    /// <inheritdoc/>
+    public string Name { get; }
+
+    /// <summary>What to wait on: readable where packets are waiting, in error once the device is deleted.</summary>
+    internal int Descriptor => _fd;
+
+    /// <inheritdoc/>
+    public int Read(PacketBatch batch)
+    {
+        virtio_net_hdr* header = _header.Address;
+        iovec* packet = _pieces.Address + 1;
+        batch.Clear();
+        while (batch.Count < batch.Capacity)
+        {
+            int start = PacketBatch.SlotStart(batch.Count);
+            packet->iov_base = PinnedMemory.Address(batch.Memory, start, PacketBatch.MaxPacket);
+            packet->iov_len = PacketBatch.MaxPacket;
+            SysResult read = Sys.ReadVector(_fd, _pieces.Address, 2);
+
+            // EAGAIN where nothing is waiting, EBADFD once the device is deleted: PollReadiness tells these apart.
+            if (read.IsError || read.Value < sizeof(virtio_net_hdr))
+            {
+                break;
+            }
+
+            batch.Add(start, read.Value - sizeof(virtio_net_hdr), Decode(*header));
+        }
+
+        return batch.Count;
+    }
+
+    /// <inheritdoc/>
+    public void Write(GatherBatch batch)
+    {
+        for (int i = 0; i < batch.Count; i++)
+        {
+            ref GatherPacket packet = ref batch[i];
+            packet.Result = Write(batch.Pieces(i), packet.Offload);
+        }
+    }
+
+    /// <inheritdoc/>
+    public void Dispose() => _descriptor.Dispose();
+
+    private TransmitResult Write(ReadOnlySpan<Piece> pieces, in Offload offload)
+    {
+        if (pieces.Length >= _pieces.Length)
+        {
+            return TransmitResult.Failed;
+        }
+
+        *_header.Address = Encode(offload);
+        iovec* next = _pieces.Address + 1;
+        foreach (ref readonly Piece piece in pieces)
+        {
+            next->iov_base = PinnedMemory.Address(piece.Memory, piece.Offset, piece.Length);
+            next->iov_len = piece.Length;
+            next++;
+        }
+
+        SysResult written = Sys.WriteVector(_fd, _pieces.Address, 1 + pieces.Length);
+        return written.IsError ? SendErrors.ResultOf(written) : TransmitResult.Sent;
+    }
+
+    // linux/virtio_net.h. The GSO type may carry the ECN bit, which says nothing that the TCP header does not.
+    private static Offload Decode(in virtio_net_hdr header) => new(
+        (GsoType)(header.gso_type & ~Uapi.VIRTIO_NET_HDR_GSO_ECN),
+        header.gso_size,
+        header.hdr_len,
+        (header.flags & Uapi.VIRTIO_NET_HDR_F_NEEDS_CSUM) != 0,
+        header.csum_start,
+        header.csum_offset);
+
+    private static virtio_net_hdr Encode(in Offload offload) => new()
+    {
+        flags = offload.NeedsChecksum ? Uapi.VIRTIO_NET_HDR_F_NEEDS_CSUM : (byte)0,
+        gso_type = (byte)offload.Gso,
+        hdr_len = offload.HeaderLength,
+        gso_size = offload.SegmentSize,
+        csum_start = offload.ChecksumStart,
+        csum_offset = offload.ChecksumOffset,
+    };
+
+    private static FileDescriptor Attach(string name)
+    {
+        byte[] nameBytes = Encoding.UTF8.GetBytes(name);
+        if (nameBytes.Length is 0 or >= Uapi.IFNAMSIZ)
+        {
+            throw new DeviceOpenException(
+                $"'{name}' cannot be a device's name: it has {nameBytes.Length} bytes",
+                $"choose a name of 1 to {Uapi.IFNAMSIZ - 1} characters; the configuration file is named like the device");
+        }
+
+        SysResult opened = Sys.Open(ControlDevice, O_RDWR | O_NONBLOCK);
+        if (opened.IsError)
+        {
+            throw ControlDeviceMissing(opened);
+        }
+
+        var descriptor = new FileDescriptor(opened.Value);
+        try
+        {
+            SetUp(descriptor.Number, name, nameBytes);
+            return descriptor;
+        }
+        catch
+        {
+            descriptor.Dispose();
+            throw;
+        }
+    }
+
+    private static void SetUp(int fd, string name, byte[] nameBytes)
+    {
+        ifreq request = default;
+        var requested = new Span<byte>(request.ifr_name, Uapi.IFNAMSIZ);
+        nameBytes.CopyTo(requested);
+        request.ifr_flags = Uapi.IFF_TUN | Uapi.IFF_NO_PI | Uapi.IFF_VNET_HDR;
+        Check(Sys.Ioctl(fd, Uapi.TUNSETIFF, &request), name);
+
+        // The kernel reads "%d" as a pattern and chooses a name of its own.
+        if (!requested.TrimEnd((byte)0).SequenceEqual(nameBytes))
+        {
+            throw new DeviceOpenException(
+                $"the kernel called the device '{Encoding.UTF8.GetString(requested.TrimEnd((byte)0))}' instead of '{name}'",
+                "choose a name of letters, digits, '-' and '_'");
+        }
+
+        // A persistent device keeps what its last user set.
+        int headerSize = sizeof(virtio_net_hdr);
+        Check(Sys.Ioctl(fd, Uapi.TUNSETVNETHDRSZ, &headerSize), name);
+        Check(Sys.Ioctl(fd, Uapi.TUNSETOFFLOAD, 0), name);
+    }
+
+    private static void Check(SysResult result, string name)
+    {
+        if (result.IsError)
+        {
+            throw AttachRefused(name, result);
+        }
+    }
+
+    private static DeviceOpenException ControlDeviceMissing(SysResult result)
+    {
+        int errno = result.Errno;
+        if (errno == ENOENT || errno == ENODEV || errno == ENXIO)
+        {
+            return new DeviceOpenException(
+                $"{ControlDevice} is missing: this host has no TUN driver",
+                $"run `modprobe tun`; in a container add `--device {ControlDevice}`");
+        }
+
+        if (errno == EPERM || errno == EACCES)
+        {
+            return new DeviceOpenException(
+                $"no permission to open {ControlDevice}",
+                $"run as root or by the systemd unit; in a container add `--device {ControlDevice} --cap-add NET_ADMIN`");
+        }
+
+        return new DeviceOpenException($"cannot open {ControlDevice}: {result.Reason}", $"see `ls -l {ControlDevice}`");
+    }
+
+    private static DeviceOpenException AttachRefused(string name, SysResult result)
+    {
+        int errno = result.Errno;
+        if (errno == EPERM)
+        {
+            return new DeviceOpenException(
+                $"no permission to create the device {name}: CAP_NET_ADMIN is missing",
+                "run as root or by the systemd unit; in a container add `--cap-add NET_ADMIN`");
+        }
+
+        if (errno == EBUSY)
+        {
+            return new DeviceOpenException(
+                $"the device {name} is in use by another process",
+                $"stop that process, or choose another name; `ip -d link show {name}` shows the device");
+        }
+
+        if (errno == EINVAL)
+        {
+            return new DeviceOpenException(
+                $"cannot use {name}: a device of that name exists and is not a TUN device with one queue, or the name is not allowed",
+                $"see `ip -d link show {name}`; choose another name, or delete that device");
+        }
+
+        return new DeviceOpenException($"cannot create the device {name}: {result.Reason}", $"see `ip -d link show {name}`");
+    }
+}

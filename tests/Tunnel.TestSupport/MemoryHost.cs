@@ -1,0 +1,79 @@
+using Tunnel.Dataplane;
+
+namespace Tunnel.TestSupport;
+
+/// <summary>A host of the network in memory: both halves of one worker between a TUN device and an underlay in memory.</summary>
+public sealed class MemoryHost
+{
+    private readonly Outbound _outbound;
+    private readonly Inbound _inbound;
+
+    public MemoryHost()
+    {
+        _outbound = new Outbound(Tun, Underlay, Routing, Network, worker: 0);
+        _inbound = new Inbound(Underlay, Tun, Routing, Network, worker: 0);
+    }
+
+    /// <summary>Its TUN device.</summary>
+    public MemoryTun Tun { get; } = new();
+
+    /// <summary>Its underlay.</summary>
+    public MemoryUnderlay Underlay { get; } = new();
+
+    /// <summary>Where its snapshot is published.</summary>
+    public RoutingHolder Routing { get; } = new();
+
+    /// <summary>Counters of packets of no peer.</summary>
+    public PeerCounters Network { get; } = new();
+
+    /// <summary>Publishes a snapshot of peers with their subnets.</summary>
+    public MemoryHost With(
+        IReadOnlyList<(Peer Peer, string[] Subnets)> peers,
+        string[]? interfaceAddresses = null,
+        bool dropsPartialUdp = false)
+    {
+        Routing.Current = Overlay.Snapshot(peers, interfaceAddresses, dropsPartialUdp);
+        return this;
+    }
+
+    /// <summary>Carries what waits on the TUN device; returns how many packets there were.</summary>
+    public int RunOutbound() => RunUntilEmpty(_outbound.Run);
+
+    /// <summary>Carries what waits on the underlay; returns how many packets there were.</summary>
+    public int RunInbound() => RunUntilEmpty(_inbound.Run);
+
+    /// <summary>Sends one packet through the TUN device.</summary>
+    public void Send(byte[] packet)
+    {
+        Tun.Enqueue(packet);
+        RunOutbound();
+    }
+
+    /// <summary>Lets one packet arrive on the underlay.</summary>
+    public void Receive(byte[] packet)
+    {
+        Underlay.Enqueue(packet);
+        RunInbound();
+    }
+
+    /// <summary>All drops by reason that are not zero, the network's and the peers' together.</summary>
+    public Dictionary<DropReason, long> Drops()
+    {
+        PeerCounters[] all = [Network, .. Routing.Current.Peers.Select(p => p.Counters[0])];
+        return Enum.GetValues<DropReason>()
+            .Select(reason => KeyValuePair.Create(reason, all.Sum(c => c.Drops(reason))))
+            .Where(pair => pair.Value != 0)
+            .ToDictionary();
+    }
+
+    private static int RunUntilEmpty(Func<int> run)
+    {
+        int total = 0;
+        for (int count = run(); count > 0; count = run())
+        {
+            total += count;
+        }
+
+        return total;
+    }
+}

@@ -1,0 +1,96 @@
+using Tunnel.Dataplane;
+
+namespace Tunnel.TestSupport;
+
+/// <summary>Where the devices below take packets from.</summary>
+public interface IPacketSource
+{
+    /// <summary>Writes the next packet and returns its length in bytes; -1 where there is none at present.</summary>
+    int Next(Span<byte> destination);
+}
+
+/// <summary>Looks at packets that a device was given; they are valid during the call only.</summary>
+public interface IPacketSink
+{
+    /// <summary>Looks at one packet and what goes beside it, and says what became of it.</summary>
+    TransmitResult Take(ReadOnlySpan<byte> packet, in Offload offload);
+}
+
+/// <summary>A TUN device that reads from a source and writes to a sink, and allocates nothing.</summary>
+public sealed class SourceTun(IPacketSource source, IPacketSink sink) : ITunDevice
+{
+    /// <inheritdoc/>
+    public string Name => "tun0";
+
+    /// <inheritdoc/>
+    public int Read(PacketBatch batch) => SourceDevices.Fill(batch, source);
+
+    /// <inheritdoc/>
+    public void Write(GatherBatch batch) => SourceDevices.Empty(batch, sink);
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+    }
+}
+
+/// <summary>An underlay that receives from a source and sends to a sink, and allocates nothing.</summary>
+public sealed class SourceUnderlay(IPacketSource source, IPacketSink sink) : IUnderlay
+{
+    /// <inheritdoc/>
+    public long ReceiveQueueDrops => 0;
+
+    /// <inheritdoc/>
+    public int Receive(PacketBatch batch) => SourceDevices.Fill(batch, source);
+
+    /// <inheritdoc/>
+    public void Send(GatherBatch batch) => SourceDevices.Empty(batch, sink);
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+    }
+}
+
+/// <summary>A source that never has a packet.</summary>
+public sealed class NoPackets : IPacketSource
+{
+    /// <inheritdoc/>
+    public int Next(Span<byte> destination) => -1;
+}
+
+internal static class SourceDevices
+{
+    public static int Fill(PacketBatch batch, IPacketSource source)
+    {
+        batch.Clear();
+        while (batch.Count < batch.Capacity)
+        {
+            int start = PacketBatch.SlotStart(batch.Count);
+            int length = source.Next(batch.Memory.Slice(start, PacketBatch.MaxPacket));
+            if (length < 0)
+            {
+                break;
+            }
+
+            batch.Add(start, length);
+        }
+
+        return batch.Count;
+    }
+
+    // The data plane hands over each packet as one piece today; a device of several pieces would have to gather them first.
+    public static void Empty(GatherBatch batch, IPacketSink sink)
+    {
+        for (int i = 0; i < batch.Count; i++)
+        {
+            ReadOnlySpan<Piece> pieces = batch.Pieces(i);
+            if (pieces.Length != 1)
+            {
+                throw new NotSupportedException("packets of several pieces");
+            }
+
+            batch[i].Result = sink.Take(pieces[0].Span, batch[i].Offload);
+        }
+    }
+}
