@@ -5,16 +5,12 @@ namespace Tmds.Linux;
 /// <summary>Sockets: socket(7), ip(7), ipv6(7), cmsg(3).</summary>
 internal static unsafe partial class LibC
 {
-    public static sa_family_t AF_UNSPEC => 0;
-    public static sa_family_t AF_UNIX => 1;
     public static sa_family_t AF_INET => 2;
     public static sa_family_t AF_INET6 => 10;
     public static sa_family_t AF_NETLINK => 16;
 
-    public static int SOCK_STREAM => 1;
     public static int SOCK_DGRAM => 2;
     public static int SOCK_RAW => 3;
-    public static int SOCK_SEQPACKET => 5;
     public static int SOCK_NONBLOCK => 0x800;
     public static int SOCK_CLOEXEC => 0x80000;
 
@@ -23,35 +19,22 @@ internal static unsafe partial class LibC
     public static int SOL_IPV6 => 41;
     public static int SOL_NETLINK => 270;
 
-    public static int SO_ERROR => 4;
     public static int SO_SNDBUF => 7;
     public static int SO_RCVBUF => 8;
-    public static int SO_PASSCRED => 16;
     public static int SO_PEERCRED => 17;
-    public static int SO_RCVTIMEO => 20;
-    public static int SO_SNDTIMEO => 21;
     public static int SO_ATTACH_FILTER => 26;
     public static int SO_SNDBUFFORCE => 32;
     public static int SO_RCVBUFFORCE => 33;
-    public static int SO_RXQ_OVFL => 40;
     public static int SO_MEMINFO => 55;
 
-    public static int MSG_PEEK => 0x2;
-    public static int MSG_CTRUNC => 0x8;
     public static int MSG_TRUNC => 0x20;
     public static int MSG_DONTWAIT => 0x40;
-    public static int MSG_NOSIGNAL => 0x4000;
 
-    public static int IPPROTO_IP => 0;
-    public static int IPPROTO_IPV6 => 41;
     public static int IPPROTO_GRE => 47;
 
     public static int IP_HDRINCL => 3;
     public static int IP_MTU_DISCOVER => 10;
-    public static int IP_PMTUDISC_DONT => 0;
     public static int IP_PMTUDISC_DO => 2;
-    public static int IP_PMTUDISC_PROBE => 3;
-    public static int IP_PMTUDISC_INTERFACE => 4;
 
     public static int IPV6_MTU_DISCOVER => 23;
     public static int IPV6_RECVERR => 25;
@@ -62,10 +45,7 @@ internal static unsafe partial class LibC
     public static int IPV6_HOPLIMIT => 52;
     public static int IPV6_RECVTCLASS => 66;
     public static int IPV6_TCLASS => 67;
-    public static int IPV6_PMTUDISC_DONT => 0;
     public static int IPV6_PMTUDISC_DO => 2;
-    public static int IPV6_PMTUDISC_PROBE => 3;
-    public static int IPV6_PMTUDISC_INTERFACE => 4;
 
     /// <summary>socket(2)</summary>
     [LibraryImport(Library, SetLastError = true)]
@@ -78,22 +58,6 @@ internal static unsafe partial class LibC
     /// <summary>connect(2)</summary>
     [LibraryImport(Library, SetLastError = true)]
     public static partial int connect(int socket, sockaddr* address, socklen_t address_len);
-
-    /// <summary>listen(2)</summary>
-    [LibraryImport(Library, SetLastError = true)]
-    public static partial int listen(int socket, int backlog);
-
-    /// <summary>accept4(2)</summary>
-    [LibraryImport(Library, SetLastError = true)]
-    public static partial int accept4(int socket, sockaddr* address, socklen_t* address_len, int flags);
-
-    /// <summary>getsockname(2)</summary>
-    [LibraryImport(Library, SetLastError = true)]
-    public static partial int getsockname(int socket, sockaddr* address, socklen_t* address_len);
-
-    /// <summary>getpeername(2)</summary>
-    [LibraryImport(Library, SetLastError = true)]
-    public static partial int getpeername(int socket, sockaddr* address, socklen_t* address_len);
 
     /// <summary>getsockopt(2)</summary>
     [LibraryImport(Library, SetLastError = true)]
@@ -110,22 +74,6 @@ internal static unsafe partial class LibC
     /// <summary>recv(2)</summary>
     [LibraryImport(Library, SetLastError = true)]
     public static partial ssize_t recv(int socket, void* buf, size_t len, int flags);
-
-    /// <summary>sendto(2)</summary>
-    [LibraryImport(Library, SetLastError = true)]
-    public static partial ssize_t sendto(int socket, void* buf, size_t len, int flags, sockaddr* address, socklen_t address_len);
-
-    /// <summary>recvfrom(2)</summary>
-    [LibraryImport(Library, SetLastError = true)]
-    public static partial ssize_t recvfrom(int socket, void* buffer, size_t len, int flags, sockaddr* address, socklen_t* address_len);
-
-    /// <summary>sendmsg(2)</summary>
-    [LibraryImport(Library, SetLastError = true)]
-    public static partial ssize_t sendmsg(int socket, msghdr* msg, int flags);
-
-    /// <summary>recvmsg(2)</summary>
-    [LibraryImport(Library, SetLastError = true)]
-    public static partial ssize_t recvmsg(int socket, msghdr* msg, int flags);
 
     /// <summary>The payload of an ancillary message: cmsg(3).</summary>
     public static byte* CMSG_DATA(cmsghdr* cmsg) => (byte*)(cmsg + 1);

@@ -99,18 +99,6 @@ internal readonly struct mode_t
     public static explicit operator ushort(mode_t value) => (ushort)value._value;
 }
 
-/// <summary>A process.</summary>
-internal readonly struct pid_t
-{
-    private readonly int _value;
-
-    private pid_t(int value) => _value = value;
-
-    public static implicit operator pid_t(int value) => new(value);
-
-    public static implicit operator int(pid_t value) => value._value;
-}
-
 /// <summary>A user.</summary>
 internal readonly struct uid_t
 {
@@ -151,16 +139,6 @@ internal struct pollfd
     public short events { get; set; }
 
     public short revents { get; set; }
-}
-
-/// <summary>Who is at the other end of a unix socket: SO_PEERCRED in unix(7).</summary>
-internal struct ucred
-{
-    public pid_t pid { get; set; }
-
-    public uid_t uid { get; set; }
-
-    public gid_t gid { get; set; }
 }
 
 /// <summary>The head common to all socket addresses: sockaddr(3type).</summary>
@@ -205,14 +183,6 @@ internal struct sockaddr_in6
     public in6_addr sin6_addr;
 
     public uint sin6_scope_id { get; set; }
-}
-
-/// <summary>unix(7)</summary>
-internal unsafe struct sockaddr_un
-{
-    public sa_family_t sun_family { get; set; }
-
-    public fixed byte sun_path[108];
 }
 
 /// <summary>The destination and arrival interface of an IPv6 packet: IPV6_PKTINFO in ipv6(7).</summary>

@@ -15,28 +15,16 @@ internal static unsafe partial class LibC
 {
     private const string Library = "libc";
 
-    /// <summary>The errno of the last call made by this thread that sets it (all but poll, getpid and geteuid).</summary>
+    /// <summary>The errno of the last call made by this thread that sets it (all but poll and geteuid).</summary>
     public static int errno => Marshal.GetLastPInvokeError();
 
     public static int O_RDONLY => 0;
-    public static int O_WRONLY => 1;
     public static int O_RDWR => 2;
-    public static int O_CREAT => 0x40;
-    public static int O_EXCL => 0x80;
     public static int O_NONBLOCK => 0x800;
     public static int O_CLOEXEC => 0x80000;
 
-    public static int F_GETFD => 1;
-    public static int F_SETFD => 2;
-    public static int F_GETFL => 3;
-    public static int F_SETFL => 4;
-    public static int FD_CLOEXEC => 1;
-
     public static short POLLIN => 0x001;
     public static short POLLOUT => 0x004;
-    public static short POLLERR => 0x008;
-    public static short POLLHUP => 0x010;
-    public static short POLLNVAL => 0x020;
 
     public static int EFD_CLOEXEC => 0x80000;
     public static int EFD_NONBLOCK => 0x800;
@@ -49,21 +37,9 @@ internal static unsafe partial class LibC
     [LibraryImport(Library, SetLastError = true)]
     public static partial int close(int fd);
 
-    /// <summary>read(2)</summary>
-    [LibraryImport(Library, SetLastError = true)]
-    public static partial ssize_t read(int fd, void* buf, size_t count);
-
     /// <summary>write(2)</summary>
     [LibraryImport(Library, SetLastError = true)]
     public static partial ssize_t write(int fd, void* buf, size_t count);
-
-    /// <summary>fcntl(2)</summary>
-    [LibraryImport(Library, SetLastError = true)]
-    public static partial int fcntl(int fd, int cmd);
-
-    /// <summary>fcntl(2)</summary>
-    [LibraryImport(Library, SetLastError = true)]
-    public static partial int fcntl(int fd, int cmd, int arg);
 
     /// <summary>ioctl(2)</summary>
     public static int ioctl(int fd, int request, int arg) => Ioctl(fd, (uint)request, arg);
@@ -79,21 +55,9 @@ internal static unsafe partial class LibC
     [LibraryImport(Library, SetLastError = true)]
     public static partial int eventfd(uint initval, int flags);
 
-    /// <summary>unlink(2)</summary>
-    [LibraryImport(Library, SetLastError = true)]
-    public static partial int unlink(byte* pathname);
-
     /// <summary>chown(2)</summary>
     [LibraryImport(Library, SetLastError = true)]
     public static partial int chown(byte* path, uid_t owner, gid_t group);
-
-    /// <summary>fchown(2)</summary>
-    [LibraryImport(Library, SetLastError = true)]
-    public static partial int fchown(int fd, uid_t owner, gid_t group);
-
-    /// <summary>getpid(2)</summary>
-    [LibraryImport(Library)]
-    public static partial pid_t getpid();
 
     /// <summary>geteuid(2)</summary>
     [LibraryImport(Library)]

@@ -32,8 +32,8 @@ internal sealed unsafe class RawGreSocket : IDisposable
     private const int BufferSize = 4 << 20;
     private const int MessageCount = 64;
 
-    // in6_pktinfo and two ints, each with its header and padding, fit.
-    private const int ControlSize = 128;
+    // What comes beside an IPv6 packet: destination, hop limit, traffic class.
+    private static readonly int ControlSize = CMSG_SPACE(sizeof(in6_pktinfo)) + CMSG_SPACE(sizeof(int)) + CMSG_SPACE(sizeof(int));
 
     private readonly bool _isIpv6;
     private readonly FileDescriptor _descriptor;

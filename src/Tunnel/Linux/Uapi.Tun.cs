@@ -8,19 +8,14 @@ internal static unsafe partial class Uapi
     public const int IFNAMSIZ = 16;
 
     public const int TUNSETIFF = 0x400454ca;
-    public const int TUNSETPERSIST = 0x400454cb;
     public const int TUNSETOFFLOAD = 0x400454d0;
     public const int TUNSETVNETHDRSZ = 0x400454d8;
-    public const int TUNGETIFF = unchecked((int)0x800454d2);
 
     public const int IFF_TUN = 0x0001;
     public const int IFF_NO_PI = 0x1000;
     public const int IFF_VNET_HDR = 0x4000;
 
     public const byte VIRTIO_NET_HDR_F_NEEDS_CSUM = 1;
-    public const byte VIRTIO_NET_HDR_GSO_NONE = 0;
-    public const byte VIRTIO_NET_HDR_GSO_TCPV4 = 1;
-    public const byte VIRTIO_NET_HDR_GSO_TCPV6 = 4;
     public const byte VIRTIO_NET_HDR_GSO_ECN = 0x80;
 }
 
