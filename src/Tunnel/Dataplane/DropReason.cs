@@ -49,7 +49,7 @@ public enum DropReason
     /// <summary>The kernel dropped it: this socket's receive queue was full.</summary>
     ReceiveQueueFull,
 
-    /// <summary>The outer IP header is truncated or contradicts the packet's length.</summary>
+    /// <summary>The outer IP header is truncated, contradicts the packet's length, is a fragment's, or names an IPv4-mapped source.</summary>
     OuterMalformed,
 
     /// <summary>The GRE header is truncated.</summary>

@@ -4,6 +4,7 @@ using Tunnel.Wire;
 
 namespace Tunnel.Tests.Dataplane;
 
+/// <summary>The way from the wire to the TUN device; the ids before some names are those of docs/conformance.md.</summary>
 public sealed class InboundTests
 {
     private const string Vm2 = "192.168.40.12";

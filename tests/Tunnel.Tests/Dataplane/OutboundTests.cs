@@ -5,6 +5,7 @@ using Tunnel.Wire;
 
 namespace Tunnel.Tests.Dataplane;
 
+/// <summary>The way from the TUN device to the wire; the ids before some names are those of docs/conformance.md.</summary>
 public sealed class OutboundTests
 {
     private const string Here4 = "172.17.51.2";
@@ -169,7 +170,7 @@ public sealed class OutboundTests
     [Provokes(DropReason.InnerTtlExpired)]
     [InlineData(Here4, There4)]
     [InlineData(Here6, There6)]
-    public void A_TTL_of_0_is_never_encapsulated(string source, string destination)
+    public void I6_a_TTL_of_0_is_never_encapsulated(string source, string destination)
     {
         Peer peer = Serve();
         _host.Send(Packets.Ip(source, destination, Packets.Udp, [], ttl: 0));

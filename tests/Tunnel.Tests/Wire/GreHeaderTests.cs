@@ -3,6 +3,7 @@ using Tunnel.Wire;
 
 namespace Tunnel.Tests.Wire;
 
+/// <summary>RFC 2784 and RFC 2890; the ids H2 to H6 are those of docs/conformance.md.</summary>
 public sealed class GreHeaderTests
 {
     public static TheoryData<bool, bool, bool> AllFlags
@@ -21,7 +22,7 @@ public sealed class GreHeaderTests
 
     [Theory]
     [MemberData(nameof(AllFlags))]
-    public void Reads_every_field(bool hasChecksum, bool hasKey, bool hasSequence)
+    public void H6_reads_every_field(bool hasChecksum, bool hasKey, bool hasSequence)
     {
         byte[] payload = Packets.Payload(33);
         byte[] packet = Packets.GrePacket(payload, hasChecksum, hasKey ? 0xfedcba98 : null, hasSequence ? 0x89abcdef : null, 0x88B5);
@@ -40,7 +41,7 @@ public sealed class GreHeaderTests
 
     [Theory]
     [MemberData(nameof(AllFlags))]
-    public void Writes_what_the_builder_writes(bool hasChecksum, bool hasKey, bool hasSequence)
+    public void H6_writes_the_fields_in_order_as_the_builder_does(bool hasChecksum, bool hasKey, bool hasSequence)
     {
         foreach (int payloadLength in (int[])[0, 1, 2, 33, 1400])
         {
@@ -67,7 +68,7 @@ public sealed class GreHeaderTests
 
     [Theory]
     [MemberData(nameof(AllFlags))]
-    public void Is_truncated_at_every_length_below_what_the_flags_say(bool hasChecksum, bool hasKey, bool hasSequence)
+    public void H6_is_truncated_at_every_length_below_what_the_flags_say(bool hasChecksum, bool hasKey, bool hasSequence)
     {
         byte[] packet = Packets.GrePacket([], hasChecksum, hasKey ? 1u : null, hasSequence ? 2u : null);
         for (int length = 0; length < packet.Length; length++)
@@ -83,7 +84,7 @@ public sealed class GreHeaderTests
     [InlineData(1)]
     [InlineData(4)]
     [InlineData(5)]
-    public void Refuses_a_flag_that_must_be_zero(int bit)
+    public void H2_refuses_a_flag_that_must_be_zero(int bit)
     {
         byte[] packet = Packets.GrePacket(Packets.Payload(20), key: 1);
         SetBit(packet, bit);
@@ -98,7 +99,7 @@ public sealed class GreHeaderTests
     [InlineData(10)]
     [InlineData(11)]
     [InlineData(12)]
-    public void Ignores_the_other_reserved_bits(int bit)
+    public void H2_ignores_the_other_reserved_bits(int bit)
     {
         byte[] packet = Packets.GrePacket(Packets.Payload(20), key: 1, sequence: 2);
         SetBit(packet, bit);
@@ -109,7 +110,7 @@ public sealed class GreHeaderTests
     }
 
     [Fact]
-    public void Refuses_every_version_but_0_even_with_reserved_bits()
+    public void H3_refuses_every_version_but_0_even_with_reserved_bits()
     {
         for (byte version = 1; version < 8; version++)
         {
@@ -119,7 +120,7 @@ public sealed class GreHeaderTests
     }
 
     [Fact]
-    public void Reserved1_is_covered_by_the_checksum_and_otherwise_ignored()
+    public void H5_Reserved1_is_covered_by_the_checksum_and_otherwise_ignored()
     {
         byte[] packet = Packets.GrePacket(Packets.Payload(21), checksum: true);
         Packets.Put16(packet, 6, 0x1234);
@@ -133,7 +134,7 @@ public sealed class GreHeaderTests
     }
 
     [Fact]
-    public void A_flipped_bit_breaks_the_checksum_anywhere_but_in_the_flags()
+    public void H5_a_flipped_bit_behind_the_flags_breaks_the_checksum()
     {
         byte[] packet = Packets.GrePacket(Packets.Payload(21), checksum: true, key: 9, sequence: 8);
         for (int bit = 16; bit < packet.Length * 8; bit++)

@@ -124,6 +124,7 @@ public sealed class InternetChecksumTests
     [InlineData(0xffff_ffffUL, 0xffff)]
     [InlineData(0xffff_ffff_ffffUL, 0xffff)]
     [InlineData(0xffff_0001_ffff_0001UL, 2)]
+    [InlineData(0xffff_ffff_0001_0000UL, 1)]
     [InlineData(ulong.MaxValue, 0xffff)]
     public void Fold_adds_every_carry_back(ulong sum, ushort expected) => Assert.Equal(expected, InternetChecksum.Fold(sum));
 

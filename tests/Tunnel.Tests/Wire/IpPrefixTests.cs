@@ -82,6 +82,7 @@ public sealed class IpPrefixTests
     [Theory]
     [InlineData("10.0.0.0/8", "10.1.0.0/16", true)]
     [InlineData("10.1.0.0/16", "10.0.0.0/8", false)]
+    [InlineData("10.0.0.0/16", "10.0.0.0/8", false)]
     [InlineData("10.0.0.0/8", "10.0.0.0/8", true)]
     [InlineData("10.0.0.0/8", "11.0.0.0/16", false)]
     [InlineData("0.0.0.0/0", "fd00::/8", false)]
