@@ -149,10 +149,10 @@ internal sealed class ControlClient : IDisposable
 
     private NetworkStream Connect()
     {
+        // Connecting waits where the daemon does not accept, and the deadline cannot break that off: SO_SNDTIMEO does (socket(7)).
         Socket socket = new(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified)
         {
             SendTimeout = (int)_timeout.TotalMilliseconds,
-            ReceiveTimeout = (int)_timeout.TotalMilliseconds,
         };
         try
         {

@@ -12,8 +12,8 @@ public interface IPacketSource
 /// <summary>Looks at packets that a device was given; they are valid during the call only.</summary>
 public interface IPacketSink
 {
-    /// <summary>Looks at one packet, its pieces put together, and says what became of it.</summary>
-    TransmitResult Take(ReadOnlySpan<byte> packet);
+    /// <summary>Looks at one packet and what goes beside it, and says what became of it.</summary>
+    TransmitResult Take(ReadOnlySpan<byte> packet, in Offload offload);
 }
 
 /// <summary>A TUN device that reads from a source and writes to a sink, and allocates nothing.</summary>
@@ -59,20 +59,6 @@ public sealed class NoPackets : IPacketSource
     public int Next(Span<byte> destination) => -1;
 }
 
-/// <summary>A sink that takes everything and counts it.</summary>
-public sealed class CountingSink : IPacketSink
-{
-    /// <summary>Packets taken.</summary>
-    public long Count { get; private set; }
-
-    /// <inheritdoc/>
-    public TransmitResult Take(ReadOnlySpan<byte> packet)
-    {
-        Count++;
-        return TransmitResult.Sent;
-    }
-}
-
 internal static class SourceDevices
 {
     public static int Fill(PacketBatch batch, IPacketSource source)
@@ -104,7 +90,7 @@ internal static class SourceDevices
                 throw new NotSupportedException("packets of several pieces");
             }
 
-            batch[i].Result = sink.Take(pieces[0].Span);
+            batch[i].Result = sink.Take(pieces[0].Span, batch[i].Offload);
         }
     }
 }

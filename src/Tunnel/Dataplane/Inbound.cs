@@ -65,7 +65,7 @@ public sealed class Inbound
         return count;
     }
 
-    // 2: the outer header.
+    // 2: the outer header. An IPv4-mapped source has no place on the wire, and here it would pass for the IPv4 endpoint.
     private void Admit(int index, RoutingSnapshot routing)
     {
         ReadOnlySpan<byte> bytes = _packets.Bytes(index);
@@ -73,7 +73,7 @@ public sealed class Inbound
         {
             AdmitGre(index, ipv4.Payload, ipv4.HeaderLength, ipv4.Source, ipv4.TrafficClass & Ecn.Mask, routing);
         }
-        else if (Ipv6View.TryParse(bytes, out Ipv6View ipv6) && ipv6.NextHeader == IpProtocol.Gre)
+        else if (Ipv6View.TryParse(bytes, out Ipv6View ipv6) && ipv6.NextHeader == IpProtocol.Gre && !ipv6.Source.IsIpv4)
         {
             AdmitGre(index, ipv6.Payload, Ipv6Header.Length, ipv6.Source, ipv6.TrafficClass & Ecn.Mask, routing);
         }
@@ -124,11 +124,11 @@ public sealed class Inbound
     {
         if (!Ipv4View.TryParse(gre.Payload, out Ipv4View inner) || !inner.IsChecksumValid)
         {
-            CountDrop(packet.Peer, DropReason.InnerHeaderMalformed);
+            CountDrop(packet.Peer, ReasonOfMalformed(gre));
             return;
         }
 
-        CoalescingVerdict verdict = KernelCoalescing.Judge(inner, packet.Peer.Settings.Gmtu, routing.DropsPartialUdp, out Offload offload);
+        CoalescingVerdict verdict = KernelCoalescing.Judge(inner, packet.Peer.Gmtu, routing.DropsPartialUdp, out Offload offload);
         if (Passes(packet, gre, verdict) &&
             IsSourceAllowed(packet, routing.Routes.LookupIpv4(inner.Source.Ipv4), inner.Destination) &&
             TryMergeEcn(packet, inner.TrafficClass & Ecn.Mask, isIpv4: true))
@@ -141,11 +141,11 @@ public sealed class Inbound
     {
         if (!Ipv6View.TryParse(gre.Payload, out Ipv6View inner))
         {
-            CountDrop(packet.Peer, DropReason.InnerHeaderMalformed);
+            CountDrop(packet.Peer, ReasonOfMalformed(gre));
             return;
         }
 
-        CoalescingVerdict verdict = KernelCoalescing.Judge(inner, packet.Peer.Settings.Gmtu, routing.DropsPartialUdp, out Offload offload);
+        CoalescingVerdict verdict = KernelCoalescing.Judge(inner, packet.Peer.Gmtu, routing.DropsPartialUdp, out Offload offload);
         if (Passes(packet, gre, verdict) &&
             IsSourceAllowed(packet, routing.Routes.LookupIpv6(inner.Source.Bits), inner.Destination) &&
             TryMergeEcn(packet, inner.TrafficClass & Ecn.Mask, isIpv4: false))
@@ -153,6 +153,10 @@ public sealed class Inbound
             Deliver(packet, inner.TotalLength, offload);
         }
     }
+
+    // 4: what the GRE checksum shows to be damage is no malformed packet of the sender's.
+    private static DropReason ReasonOfMalformed(in GreView gre) =>
+        gre.IsChecksumValid ? DropReason.InnerHeaderMalformed : DropReason.ChecksumMismatch;
 
     // 4: checksum, then sequence number, so that a damaged packet can't move the window. The GRE checksum of a coalesced packet is
     // that of its first segment and fits nothing; the kernel verified every segment's before it coalesced them. Coalesced UDP goes last,

@@ -101,10 +101,10 @@ public sealed class Outbound
             return;
         }
 
-        if (packet.TotalLength > peer.Settings.Gmtu)
+        if (packet.TotalLength > peer.Gmtu)
         {
             peer.Counters[_worker].CountDrop(DropReason.ExceedsGmtu);
-            _answers.Answer(packet, OwnAddress(routing.Ipv4Address, peer), peer.Settings.Gmtu);
+            _answers.Answer(packet, OwnAddress(routing.Ipv4Address, peer), peer.Gmtu);
             return;
         }
 
@@ -126,10 +126,10 @@ public sealed class Outbound
             return;
         }
 
-        if (packet.TotalLength > peer.Settings.Gmtu)
+        if (packet.TotalLength > peer.Gmtu)
         {
             peer.Counters[_worker].CountDrop(DropReason.ExceedsGmtu);
-            _answers.Answer(packet, OwnAddress(routing.Ipv6Address, peer), peer.Settings.Gmtu);
+            _answers.Answer(packet, OwnAddress(routing.Ipv6Address, peer), peer.Gmtu);
             return;
         }
 

@@ -40,6 +40,8 @@ public sealed class Peer
         }
 
         gre.Write(_template.AsSpan(_greOffset));
+        int uncounted = settings.Endpoint.IsIpv4 ? 0 : Ipv6Header.Length;
+        Gmtu = Math.Min(settings.Gmtu, ushort.MaxValue + uncounted - _template.Length);
     }
 
     /// <summary>What the configuration says.</summary>
@@ -53,6 +55,12 @@ public sealed class Peer
 
     /// <summary>Bytes that encapsulation puts before an inner packet: outer IP and GRE header.</summary>
     public int Overhead => _template.Length;
+
+    /// <summary>
+    /// The largest inner packet that may be sent to it, in bytes: the path's GMTU, but never more than the outer header's 16-bit length
+    /// can describe (the IPv4 total length counts the header, the IPv6 payload length does not).
+    /// </summary>
+    public int Gmtu { get; }
 
     /// <summary>Whether packets can be sent to it: its endpoint is resolved and this host has an address to send from.</summary>
     public bool IsReady => !Settings.Endpoint.IsNone && !Settings.Local.IsNone;

@@ -81,57 +81,28 @@ public sealed class RouteTable<T>
 
         public Trie(List<(UInt128 Key, int Length, T Value)> routes)
         {
-            // A draft with a plain array of 64 slots a node. Shorter prefixes first, so that longer ones overwrite them.
-            routes.Sort((a, b) => a.Length.CompareTo(b.Length));
-            var draft = new List<Slot[]> { NewNode(null) };
-            foreach ((UInt128 key, int length, T value) in routes)
-            {
-                int node = 0;
-                int depth = 0;
-                while (length > depth + Stride)
-                {
-                    ref Slot slot = ref draft[node][SlotAt(key, depth)];
-                    if (slot.Child == 0)
-                    {
-                        draft.Add(NewNode(slot.Value));
-                        slot = new Slot(null, draft.Count - 1);
-                    }
+            // In this order a prefix stands before those that it holds, and what lies behind one slot stands together.
+            routes.Sort((a, b) => a.Key == b.Key ? a.Length.CompareTo(b.Length) : a.Key.CompareTo(b.Key));
 
-                    node = slot.Child;
-                    depth += Stride;
-                }
-
-                // A prefix that ends inside this node covers an aligned run of its slots; none of them has a child yet,
-                // because children come from longer prefixes only.
-                int covered = 1 << (depth + Stride - length);
-                int first = SlotAt(key, depth) & ~(covered - 1);
-                draft[node].AsSpan(first, covered).Fill(new Slot(value, 0));
-            }
-
-            // Compressed breadth first, so that the children of a node stand next to each other.
-            var order = new List<int> { 0 };
+            // Breadth first, so that the children of a node stand next to each other.
+            var branches = new List<Branch> { new(0, routes.Count, 0, null) };
             var nodes = new List<Node>();
             var leaves = new List<T?>();
-            for (int i = 0; i < order.Count; i++)
+            var values = new T?[Slots];
+            for (int i = 0; i < branches.Count; i++)
             {
-                Slot[] slots = draft[order[i]];
-                ulong children = 0;
-                ulong runs = 0;
-                int firstChild = order.Count;
+                Branch branch = branches[i];
+                int firstChild = branches.Count;
+                ulong children = Expand(branch, routes, values, branches);
                 int firstLeaf = leaves.Count;
-                bool inRun = false;
-                for (int v = 0; v < Slots; v++)
+                ulong runs = 0;
+                for (int slot = 0; slot < Slots; slot++)
                 {
-                    if (slots[v].Child != 0)
+                    bool isLeaf = (children >> slot & 1) == 0;
+                    if (isLeaf && (runs == 0 || !ReferenceEquals(values[slot], leaves[^1])))
                     {
-                        children |= 1UL << v;
-                        order.Add(slots[v].Child);
-                    }
-                    else if (!inRun || !ReferenceEquals(slots[v].Value, leaves[^1]))
-                    {
-                        runs |= 1UL << v;
-                        leaves.Add(slots[v].Value);
-                        inRun = true;
+                        runs |= 1UL << slot;
+                        leaves.Add(values[slot]);
                     }
                 }
 
@@ -161,15 +132,41 @@ public sealed class RouteTable<T>
             }
         }
 
-        private static int SlotAt(UInt128 key, int depth) => (int)((key << depth) >> (128 - Stride));
-
-        private static Slot[] NewNode(T? inherited)
+        // Writes the value of each slot of a node, appends a branch for each child, and returns the bitmap of children.
+        private static ulong Expand(
+            Branch branch, List<(UInt128 Key, int Length, T Value)> routes, Span<T?> values, List<Branch> branches)
         {
-            var slots = new Slot[Slots];
-            Array.Fill(slots, new Slot(inherited, 0));
-            return slots;
+            ulong children = 0;
+            int end = branch.Depth + Stride;
+            values.Fill(branch.Inherited);
+            int i = branch.First;
+            while (i < branch.End)
+            {
+                (UInt128 key, int length, T value) = routes[i];
+                int slot = SlotAt(key, branch.Depth);
+                int first = i++;
+                if (length <= end)
+                {
+                    // A prefix that ends in this node covers an aligned run of its slots.
+                    values.Slice(slot, 1 << (end - length)).Fill(value);
+                    continue;
+                }
+
+                while (i < branch.End && SlotAt(routes[i].Key, branch.Depth) == slot)
+                {
+                    i++;
+                }
+
+                children |= 1UL << slot;
+                branches.Add(new Branch(first, i, end, values[slot]));
+            }
+
+            return children;
         }
 
-        private readonly record struct Slot(T? Value, int Child);
+        private static int SlotAt(UInt128 key, int depth) => (int)((key << depth) >> (128 - Stride));
+
+        // A node to be: the routes in it and below, the bits above it, and the value of the longest prefix that ends above it.
+        private readonly record struct Branch(int First, int End, int Depth, T? Inherited);
     }
 }

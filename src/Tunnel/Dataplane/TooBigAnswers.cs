@@ -22,7 +22,8 @@ internal sealed class TooBigAnswers(ITunDevice tun)
     public void Answer(in Ipv4View offending, InetAddress source, int mtu)
     {
         bool isError = offending.Protocol == IpProtocol.Icmp && offending.Payload.Length > 0 && IcmpMessage.IsErrorIpv4(offending.Payload[0]);
-        if (isError || offending.FragmentOffset != 0 || !source.IsIpv4 || !MayAnswer(out int offset))
+        bool mayNotAnswer = isError || offending.FragmentOffset != 0 || !IsSingleHostIpv4(offending.Source.Ipv4) || !source.IsIpv4;
+        if (mayNotAnswer || !MayAnswer(out int offset))
         {
             return;
         }
@@ -35,7 +36,8 @@ internal sealed class TooBigAnswers(ITunDevice tun)
     public void Answer(in Ipv6View offending, InetAddress source, int mtu)
     {
         bool isError = offending.NextHeader == IpProtocol.Icmpv6 && offending.Payload.Length > 0 && IcmpMessage.IsErrorIpv6(offending.Payload[0]);
-        if (isError || !source.IsIpv6 || !MayAnswer(out int offset))
+        bool mayNotAnswer = isError || !IsSingleHostIpv6(offending.Source.Bits) || !source.IsIpv6;
+        if (mayNotAnswer || !MayAnswer(out int offset))
         {
             return;
         }
@@ -53,6 +55,12 @@ internal sealed class TooBigAnswers(ITunDevice tun)
             _answers.Clear();
         }
     }
+
+    // Errors go to single hosts only: not to this network, loopback, multicast, reserved or broadcast (RFC 1122 section 3.2.2).
+    private static bool IsSingleHostIpv4(uint source) => source >> 24 is > 0 and < 224 and not 127;
+
+    // Nor to the unspecified address, loopback or multicast (RFC 4443 section 2.4 e.6).
+    private static bool IsSingleHostIpv6(UInt128 source) => source > UInt128.One && source >> 120 != 0xff;
 
     private bool MayAnswer(out int offset)
     {

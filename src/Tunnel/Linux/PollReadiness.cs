@@ -63,15 +63,8 @@ internal sealed unsafe class PollReadiness : IReadiness
 
         for (int i = UnderlayEntry; i < EntryCount; i++)
         {
-            pollfd* entry = _entries.Address + i;
-            if ((entry->revents & POLLERR) != 0)
-            {
-                // Reading the error clears it; else poll would return at once for ever.
-                int error;
-                _ = Sys.GetOption(entry->fd, SOL_SOCKET, SO_ERROR, &error, sizeof(int));
-            }
-
-            if (entry->revents != 0)
+            // An error on a socket counts too: receiving takes it off, so that it does not end every wait from now on.
+            if (_entries.Address[i].revents != 0)
             {
                 ready |= Ready.Underlay;
             }

@@ -1,4 +1,3 @@
-using System.Collections.Frozen;
 using System.Diagnostics.CodeAnalysis;
 
 namespace Tunnel.Control.Configuration;
@@ -131,15 +130,16 @@ internal sealed class ConfigErrorList
 /// </summary>
 internal sealed class SourcePositions : IEquatable<SourcePositions>
 {
-    private readonly FrozenDictionary<string, ConfigPlace> _places;
+    private readonly Dictionary<string, ConfigPlace> _places;
 
-    public SourcePositions(IReadOnlyDictionary<string, ConfigPlace> places)
+    /// <summary>Takes the dictionary over; the caller must not change it afterwards.</summary>
+    public SourcePositions(Dictionary<string, ConfigPlace> places)
     {
-        _places = places.ToFrozenDictionary(StringComparer.Ordinal);
+        _places = places;
     }
 
     /// <summary>No positions: the settings came over the control API.</summary>
-    public static SourcePositions None { get; } = new(FrozenDictionary<string, ConfigPlace>.Empty);
+    public static SourcePositions None { get; } = new([]);
 
     /// <summary>Where a field stands, or else what it stands in; the default value where neither is known.</summary>
     public ConfigPlace Find(string field)

@@ -109,7 +109,7 @@ internal static class ConfigReader
         if (map.TryRead("interface", ConfigValues.InterfaceName, out string device))
             underlay = underlay with { Interface = device };
 
-        if (map.TryRead("encapsulation", ConfigValues.Encapsulation, out Encapsulation encapsulation))
+        if (map.TryReadEncapsulation("encapsulation", out Encapsulation encapsulation))
             underlay = underlay with { Encapsulation = encapsulation };
 
         if (map.TryReadList("accept", ConfigValues.ReceivedEncapsulation, mayBeOne: false, out EquatableList<Encapsulation> accept))
@@ -165,6 +165,12 @@ internal static class ConfigReader
 
     private static void ReadStore(string directory, List<PeerConfig> peers, Dictionary<string, ConfigPlace> names, ConfigErrorList errors)
     {
+        if (File.Exists(directory))
+        {
+            errors.Invalid(new ConfigPlace(directory), null, "it is a file, not a directory", "move it away; the peers added by command are kept in this place");
+            return;
+        }
+
         string[] files;
         try
         {
@@ -176,7 +182,7 @@ internal static class ConfigReader
         }
         catch (Exception exception) when (FileTrouble.Is(exception))
         {
-            errors.Invalid(new ConfigPlace(directory), null, $"can't be read: {FileTrouble.Reason(exception)}", "it holds the peers added by command");
+            errors.Invalid(new ConfigPlace(directory), null, $"can't be read: {FileTrouble.Reason(exception)}", "the peers added by command are kept in it");
             return;
         }
 

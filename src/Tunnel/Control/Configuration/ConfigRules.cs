@@ -5,13 +5,6 @@ namespace Tunnel.Control.Configuration;
 /// <summary>The rules that bind the settings of a network to one another; those of its peers are <see cref="PeerIndex"/>'s.</summary>
 internal static class ConfigRules
 {
-    /// <summary>The cure for an encapsulation that this version lacks.</summary>
-    public const string CarriedHint = "write gre or auto";
-
-    /// <summary>The message for an encapsulation that this version lacks.</summary>
-    public static string NotCarried(Encapsulation encapsulation) =>
-        $"encapsulation {encapsulation.ToWord()}: this version of tunneld carries gre only";
-
     /// <summary>Checks everything but the peers.</summary>
     public static void CheckNetwork(NetworkConfig network, ConfigErrorList errors)
     {
@@ -32,7 +25,7 @@ internal static class ConfigRules
                 errors.Invalid(
                     network.Source.Find("interface.mtu"),
                     "interface.mtu",
-                    $"mtu {mtu} is too small for IPv6 ({prefix})",
+                    $"mtu {mtu} is less than IPv6 needs for {prefix}",
                     $"auto, or {ConfigValues.MinIpv6Mtu} or more");
                 return;
             }
@@ -75,9 +68,6 @@ internal static class ConfigRules
                     "local is an address that this host has without tunneld");
             }
         }
-
-        if (underlay.Encapsulation is Encapsulation.GreUdp or Encapsulation.Direct)
-            errors.Invalid(source.Find("underlay.encapsulation"), "underlay.encapsulation", NotCarried(underlay.Encapsulation), CarriedHint);
     }
 
     private static void CheckAccept(NetworkConfig network, ConfigErrorList errors)

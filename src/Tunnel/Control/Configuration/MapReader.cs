@@ -90,6 +90,20 @@ internal sealed class MapReader
         return _entries.TryGetValue(key, out ConfigEntry entry) && TryRead(entry.Value, FieldOf(key), entry.KeyPlace, parse, out value);
     }
 
+    /// <summary>Reads the encapsulation to send with; false where it is absent or refused, also because this version does not carry it.</summary>
+    public bool TryReadEncapsulation(string key, out Encapsulation value)
+    {
+        if (!TryRead(key, ConfigValues.Encapsulation, out value))
+            return false;
+
+        if (value is Encapsulation.Gre or Encapsulation.Auto)
+            return true;
+
+        _scope.Invalid(
+            _entries[key].Value.Place, FieldOf(key), $"{key} {value.ToWord()}: this version of tunneld carries gre only", "write gre or auto");
+        return false;
+    }
+
     /// <summary>Reads true or false; false where it is absent or refused.</summary>
     public bool TryReadBoolean(string key, out bool value)
     {

@@ -106,13 +106,7 @@ internal sealed record NetworkConfig
         if (existing is not null)
             RefuseChange(existing, errors);
 
-        var index = new PeerIndex(this);
-        foreach (PeerConfig other in Peers)
-        {
-            if (other != existing)
-                index.Add(other, string.Empty, new ConfigErrorList());
-        }
-
+        PeerIndex index = IndexOf(Peers.Where(other => other != existing));
         index.Add(peer, string.Empty, errors);
         PeerConfig[] peers = existing is null ? [.. Peers, peer] : [.. Peers.Select(other => other == existing ? peer : other)];
         return errors.ToResult(this with { Peers = new EquatableList<PeerConfig>(peers) });
@@ -133,11 +127,8 @@ internal sealed record NetworkConfig
     public ConfigResult<NetworkConfig> WithEphemeral(IEnumerable<PeerConfig> peers)
     {
         var errors = new ConfigErrorList();
-        var index = new PeerIndex(this);
+        PeerIndex index = IndexOf(Peers);
         var all = new List<PeerConfig>(Peers);
-        foreach (PeerConfig peer in Peers)
-            index.Add(peer, string.Empty, new ConfigErrorList());
-
         foreach (PeerConfig peer in peers)
         {
             if (FindPeer(peer.Name) is { } other)
@@ -159,6 +150,17 @@ internal sealed record NetworkConfig
 
     private static Encapsulation Carried(Encapsulation encapsulation) =>
         encapsulation == Encapsulation.Auto ? Encapsulation.Gre : encapsulation;
+
+    // Of peers that are known to be good.
+    private PeerIndex IndexOf(IEnumerable<PeerConfig> peers)
+    {
+        var index = new PeerIndex(this);
+        var none = new ConfigErrorList();
+        foreach (PeerConfig peer in peers)
+            index.Add(peer, string.Empty, none);
+
+        return index;
+    }
 
     private void RefuseChange(PeerConfig existing, ConfigErrorList errors)
     {

@@ -31,7 +31,7 @@ internal sealed class PeerIndex(NetworkConfig network)
     public void Add(PeerConfig peer, string prefix, ConfigErrorList errors)
     {
         var report = new Report(peer, prefix, errors);
-        CheckEncapsulation(peer, report);
+        CheckPort(peer, report);
         CheckEndpoint(peer, report);
         CheckMtu(peer, report);
         for (int i = 0; i < peer.Subnets.Count; i++)
@@ -55,11 +55,8 @@ internal sealed class PeerIndex(NetworkConfig network)
 
     private static string At(ConfigPlace place) => place.IsNone ? string.Empty : $" ({place})";
 
-    private void CheckEncapsulation(PeerConfig peer, Report report)
+    private void CheckPort(PeerConfig peer, Report report)
     {
-        if (peer.Encapsulation is Encapsulation.GreUdp or Encapsulation.Direct)
-            report.Invalid("encapsulation", ConfigRules.NotCarried(peer.Encapsulation.Value), ConfigRules.CarriedHint);
-
         if (peer.Endpoint.Port is not null && network.EncapsulationOf(peer) != Encapsulation.GreUdp)
             report.Invalid("endpoint", $"endpoint {peer.Endpoint}: only gre-udp has ports", $"write {peer.Endpoint with { Port = null }}");
     }

@@ -91,7 +91,7 @@ internal static class PeerReader
 
         if (IsDefault("encapsulation"))
             peer = peer with { Encapsulation = null };
-        else if (map.TryRead("encapsulation", ConfigValues.Encapsulation, out Encapsulation encapsulation))
+        else if (map.TryReadEncapsulation("encapsulation", out Encapsulation encapsulation))
             peer = peer with { Encapsulation = encapsulation };
         else
             good &= !map.Has("encapsulation");

@@ -50,13 +50,15 @@ internal static class YamlTree
         }
         catch (YamlException syntax)
         {
-            (ConfigPlace place, string hint) = Explain(file, text, syntax);
+            (ConfigPlace place, string hint) = Explain(file, text, syntax, reader.OpenBracket);
             errors.Invalid(place, null, $"not valid YAML: {Reason(syntax.Message)}", hint);
         }
         catch (InvalidOperationException)
         {
-            // The parser's own "can't happen"; some malformed documents get it there.
-            errors.Invalid(reader.Here, null, "not valid YAML", "check this line and the one above");
+            // The parser's own "can't happen". A key of a block in brackets that are still open gets it there.
+            ConfigPlace place = reader.OpenBracket ?? reader.Here;
+            string hint = reader.OpenBracket is null ? "check this line and the one below" : "close this bracket";
+            errors.Invalid(place, null, "not valid YAML", hint);
         }
 
         return null;
@@ -106,7 +108,7 @@ internal static class YamlTree
     }
 
     // Says what usually causes the parser's complaint.
-    private static (ConfigPlace Place, string Hint) Explain(string file, string text, YamlException error)
+    private static (ConfigPlace Place, string Hint) Explain(string file, string text, YamlException error, ConfigPlace? openBracket)
     {
         var place = new ConfigPlace(file, (int)Math.Max(1, error.Start.Line), (int)Math.Max(1, error.Start.Column));
         string[] lines = text.Split('\n');
@@ -124,14 +126,14 @@ internal static class YamlTree
         if (line.Contains("]:", StringComparison.Ordinal))
             return (place, "write an address in brackets in quotes: \"[fd00::2]:4754\"");
 
-        if (error.Message.Contains("invalid mapping", StringComparison.Ordinal))
-            return (place, "check the indentation; a value that has \": \" in it or ends in \":\" stands in quotes");
-
-        if (error.Message.Contains("flow", StringComparison.Ordinal))
-            return (place, "separate items with commas, and close each [ and {");
-
         if (error.Message.Contains("quoted", StringComparison.Ordinal))
             return (place, "close the quote");
+
+        if (openBracket is { } open)
+            return (place, $"close the bracket of line {open.Line}, column {open.Column}, and separate its items with commas");
+
+        if (error.Message.Contains("invalid mapping", StringComparison.Ordinal))
+            return (place, "check the indentation; a value that has \": \" in it or ends in \":\" stands in quotes");
 
         return (place, "check the indentation and the colons of this line and the one above");
     }
@@ -146,7 +148,11 @@ internal static class YamlTree
     private sealed class Reader(string file, string text)
     {
         private readonly Parser _parser = new(new StringReader(text));
+        private readonly Stack<ConfigPlace> _openBrackets = [];
         private int _nodes;
+
+        /// <summary>Where the innermost [ or { begins that is not closed yet; null where there is none.</summary>
+        public ConfigPlace? OpenBracket => _openBrackets.TryPeek(out ConfigPlace place) ? place : null;
 
         /// <summary>The position of the last event.</summary>
         public ConfigPlace Here => _parser.Current is { } current ? PlaceOf(current) : new ConfigPlace(file, 1, 1);
@@ -189,8 +195,8 @@ internal static class YamlTree
             return current switch
             {
                 Scalar scalar => ReadScalar(scalar, place),
-                SequenceStart => ReadList(place, depth),
-                MappingStart => ReadMap(place, depth),
+                SequenceStart start => ReadList(place, depth, start.Style == SequenceStyle.Flow),
+                MappingStart start => ReadMap(place, depth, start.Style == MappingStyle.Flow),
                 _ => throw new RefusedYamlException(place, "not valid YAML", "check this line and the one above"),
             };
         }
@@ -205,17 +211,26 @@ internal static class YamlTree
                 : ConfigNode.OfScalar(ConfigNodeKind.Plain, place, scalar.Value);
         }
 
-        private ConfigNode ReadList(ConfigPlace place, int depth)
+        private ConfigNode ReadList(ConfigPlace place, int depth, bool inBrackets)
         {
+            if (inBrackets)
+                _openBrackets.Push(place);
+
             var items = new List<ConfigNode>();
             while (_parser.MoveNext() && _parser.Current is not SequenceEnd)
                 items.Add(ReadNode(depth + 1));
 
+            if (inBrackets)
+                _openBrackets.Pop();
+
             return ConfigNode.OfList(place, items);
         }
 
-        private ConfigNode ReadMap(ConfigPlace place, int depth)
+        private ConfigNode ReadMap(ConfigPlace place, int depth, bool inBrackets)
         {
+            if (inBrackets)
+                _openBrackets.Push(place);
+
             var entries = new List<ConfigEntry>();
             while (_parser.MoveNext() && _parser.Current is not MappingEnd)
             {
@@ -226,6 +241,9 @@ internal static class YamlTree
                 _parser.MoveNext();
                 entries.Add(new ConfigEntry(key.Scalar, key.Place, ReadNode(depth + 1)));
             }
+
+            if (inBrackets)
+                _openBrackets.Pop();
 
             return ConfigNode.OfMap(place, entries);
         }

@@ -1,0 +1,158 @@
+using System.Text;
+using System.Text.Json;
+using Tunnel.Control.Configuration;
+using static Tunnel.Tests.Control.Configuration.ConfigTesting;
+
+namespace Tunnel.Tests.Control.Configuration;
+
+/// <summary>Whatever is read ends in a model or in errors of one line each.</summary>
+public class ConfigFuzzTests
+{
+    private const int Iterations = 20_000;
+
+    private static readonly string[] Yaml =
+    [
+        """
+        interface:
+          addresses: [10.0.201.1/24, fd00:201::1/64]
+          mtu: auto
+        underlay:
+          local: [192.168.40.11, "fd00:40::11"]
+          encapsulation: gre
+          accept: [gre, gre-udp]
+          udp-port: 4754
+          source-port: flow
+        subnets: [172.17.51.0/24]
+        peers:
+          vm2:
+            endpoint: 192.168.40.12
+            subnets: [172.17.52.0/24, 10.0.201.2/32]
+            encapsulation: gre
+            key: 42
+            checksum: false
+            sequence: false
+        """,
+        """
+        # comment
+        peers:
+          vm2: {endpoint: "fd00:40::12", subnets: ["fd00:52::/64"], key: {in: 0x1, out: 0.0.0.2}}
+          'vm3':
+            endpoint: vm3.example.com
+            subnets:
+            - 172.17.53.0/24
+            - 172.17.54.0/23
+        """,
+    ];
+
+    private static readonly string[] Json =
+    [
+        """{"endpoint": "192.168.40.12", "subnets": ["172.17.52.0/24", "fd00:52::/64"], "encapsulation": "gre", "key": {"in": 1, "out": "0x2"}, "checksum": true, "sequence": null, "ephemeral": false}""",
+        """{"subnets": ["10.0.0.0/8"], "key": null}""",
+    ];
+
+    private static readonly string[] Pieces =
+    [
+        ":", ": ", "- ", "[", "]", "{", "}", ",", "\n", "\t", "  ", "\"", "'", "#", "&a ", "*a", "!!str ", "---\n", "...", "%YAML 1.2\n", "? ", "|\n", ">\n", "<<: ",
+        "~", "null", "true", "\\ud800", "\\u0000", "\0", "\u001b", "\u2028", "\ud83d\ude00", "::/0", "/129", "0.0.0.0/0", "99999999999999999999", "-1", "0x", "vm2", "peers:\n",
+        "endpoint: ", "subnets: ", "key: {in: 1}", "@", "`", "\r", "\ufeff",
+    ];
+
+    [Fact]
+    public void Mutated_files_end_in_a_model_or_in_errors()
+    {
+        var random = new Random(20260102);
+        int valid = 0;
+        int understood = 0;
+        for (int i = 0; i < Iterations; i++)
+        {
+            byte[] content = Mutate(Yaml[random.Next(Yaml.Length)], random);
+            ConfigResult<NetworkConfig> result = ConfigReader.Parse("tun0.yaml", content);
+            Check(result, placed: true);
+            valid += result.IsValid ? 1 : 0;
+            understood += result.IsValid || result.Errors[0].Field is not null ? 1 : 0;
+        }
+
+        // The mutations are to reach the rules, not only the YAML parser.
+        Assert.InRange(valid, Iterations / 50, Iterations);
+        Assert.InRange(understood, Iterations / 4, Iterations);
+    }
+
+    [Fact]
+    public void Mutated_bodies_end_in_a_peer_or_in_errors()
+    {
+        var random = new Random(20260103);
+        PeerConfig existing = Peer("vm2", "192.168.40.12", "172.17.52.0/24");
+        NetworkConfig network = Network(Yaml[1]);
+        int parsed = 0;
+        for (int i = 0; i < Iterations; i++)
+        {
+            byte[] content = Mutate(Json[random.Next(Json.Length)], random);
+            try
+            {
+                using JsonDocument body = JsonDocument.Parse(content);
+                parsed++;
+                ConfigResult<PeerConfig> put = PeerReader.Put("vm9", body.RootElement);
+                Check(put, placed: false);
+                Check(PeerReader.Patch(existing, body.RootElement), placed: false);
+                if (put.IsValid)
+                    Check(network.WithPeer(put.Value), placed: false);
+            }
+            catch (JsonException)
+            {
+                // Not JSON: the control API's to refuse.
+            }
+        }
+
+        Assert.InRange(parsed, Iterations / 20, Iterations);
+    }
+
+    private static void Check<T>(ConfigResult<T> result, bool placed)
+        where T : class
+    {
+        Assert.Equal(result.IsValid, result.Errors.Count == 0);
+        foreach (ConfigError error in result.Errors.Concat(result.Warnings))
+        {
+            string line = error.ToString();
+            Assert.DoesNotContain(line, char.IsControl);
+            Assert.NotEmpty(error.Message);
+            Assert.Equal(placed, error.Place.File == "tun0.yaml");
+            Assert.True(error.Place.Line >= 0 && error.Place.Column >= 0);
+        }
+    }
+
+    private static byte[] Mutate(string text, Random random)
+    {
+        var mutant = new StringBuilder(text);
+        int changes = random.Next(1, 4);
+        for (int i = 0; i < changes; i++)
+        {
+            int at = random.Next(mutant.Length + 1);
+            int length = Math.Min(random.Next(1, 8), mutant.Length - at);
+            switch (random.Next(5))
+            {
+                case 0:
+                    mutant.Remove(at, length);
+                    break;
+                case 1:
+                    mutant.Insert(at, Pieces[random.Next(Pieces.Length)]);
+                    break;
+                case 2:
+                    mutant.Insert(at, mutant.ToString(at, length));
+                    break;
+                case 3 when at < mutant.Length:
+                    mutant[at] = (char)random.Next(' ', 127);
+                    break;
+                default:
+                    int from = random.Next(mutant.Length - length + 1);
+                    mutant.Insert(at, mutant.ToString(from, length));
+                    break;
+            }
+        }
+
+        byte[] content = Encoding.UTF8.GetBytes(mutant.ToString());
+        if (content.Length > 0 && random.Next(10) == 0)
+            content[random.Next(content.Length)] ^= (byte)(1 << random.Next(8));
+
+        return content;
+    }
+}

@@ -1,0 +1,341 @@
+using Tunnel.Control;
+using Tunnel.Dataplane;
+using Tunnel.TestSupport;
+using Tunnel.Wire;
+using static Tunnel.Tests.Control.ControlFixture;
+
+namespace Tunnel.Tests.Control;
+
+public sealed class NetworkControllerTests
+{
+    private const string NoPeers = "interface: {addresses: [10.0.201.1/24]}\nunderlay: {local: 192.168.40.11}\n";
+    private const string OnePeer = NoPeers + "peers:\n  vm2: {endpoint: 192.168.40.12, subnets: [172.17.52.0/24]}\n";
+    private const string Vm2 = """{"endpoint": "192.168.40.12", "subnets": ["172.17.52.0/24"]}""";
+    private const string Vm3 = """{"endpoint": "192.168.40.13", "subnets": ["172.17.53.0/24"]}""";
+
+    [Fact]
+    public async Task StartMakesDeviceAddressRouteAndClaim()
+    {
+        await using ControlFixture fixture = await StartAsync(OnePeer);
+        HostLink link = fixture.Host.FindLink("tun0")!;
+        Assert.True(link.IsUp);
+        Assert.Equal(1476, link.Mtu);
+        Assert.Equal(FakeHostNetwork.Prefix("10.0.201.1/24"), Assert.Single(fixture.Host.GetAddresses(7)));
+        Assert.True(fixture.HasRoute("172.17.52.0/24"));
+        Assert.Equal("vm2", fixture.Receiver("172.17.52.9")!.Settings.Name);
+        Assert.Equal(new EndpointClaim(FakeHostNetwork.Address("192.168.40.11"), FakeHostNetwork.Address("192.168.40.12"), null), Assert.Single(fixture.Claims.Held));
+    }
+
+    [Fact]
+    public async Task StopRemovesRoutesAddressesAndClaims()
+    {
+        ControlFixture fixture = await StartAsync(OnePeer);
+        await fixture.DisposeAsync();
+        Assert.Empty(fixture.Host.GetRoutes());
+        Assert.Empty(fixture.Host.GetAddresses(7));
+        Assert.Empty(fixture.Claims.Held);
+    }
+
+    [Fact]
+    public async Task PutStoresRoutesAndPublishesAndDeleteUndoesIt()
+    {
+        await using ControlFixture fixture = await StartAsync(NoPeers);
+        Assert.True(await fixture.PutAsync("vm2", Vm2));
+        Assert.True(fixture.HasRoute("172.17.52.0/24"));
+        Assert.Equal("vm2", fixture.Receiver("172.17.52.9")!.Settings.Name);
+        Assert.Equal(["vm2.yaml"], fixture.StoredPeers);
+
+        await fixture.Network.RemovePeerAsync("vm2");
+        Assert.False(fixture.HasRoute("172.17.52.0/24"));
+        Assert.Null(fixture.Receiver("172.17.52.9"));
+        Assert.Empty(fixture.StoredPeers);
+        Assert.Empty(fixture.Claims.Held);
+    }
+
+    [Fact]
+    public async Task EphemeralPeersAreNotStoredAndSurviveReload()
+    {
+        await using ControlFixture fixture = await StartAsync(NoPeers);
+        await fixture.PutAsync("vm2", """{"endpoint": "192.168.40.12", "subnets": ["172.17.52.0/24"], "ephemeral": true}""");
+        Assert.Empty(fixture.StoredPeers);
+        await fixture.Network.ReloadAsync();
+        Assert.Equal("ephemeral", fixture.Network.DescribePeer("vm2").Origin);
+        Assert.True(fixture.HasRoute("172.17.52.0/24"));
+    }
+
+    [Fact]
+    public async Task CreatingAPeerThatExistsIsAConflict()
+    {
+        await using ControlFixture fixture = await StartAsync(NoPeers);
+        await fixture.PutAsync("vm2", Vm2);
+        ControlException refused = await Assert.ThrowsAsync<ControlException>(() => fixture.PutAsync("vm2", Vm3));
+        Assert.Equal(ControlErrorKind.Conflict, refused.Kind);
+        Assert.Contains("set-peer vm2", refused.Hint, StringComparison.Ordinal);
+        Assert.False(await fixture.PutAsync("vm2", Vm3, createOnly: false));
+        Assert.False(fixture.HasRoute("172.17.52.0/24"));
+        Assert.True(fixture.HasRoute("172.17.53.0/24"));
+    }
+
+    [Fact]
+    public async Task PeersOfTheFileAreNotChangedByCommand()
+    {
+        await using ControlFixture fixture = await StartAsync(OnePeer);
+        foreach (Func<Task> change in (Func<Task>[])
+            [
+                () => fixture.PutAsync("vm2", Vm3, createOnly: false),
+                () => fixture.Network.PatchPeerAsync("vm2", Json("""{"checksum": true}""")),
+                () => fixture.Network.RemovePeerAsync("vm2"),
+            ])
+        {
+            ControlException refused = await Assert.ThrowsAsync<ControlException>(change);
+            Assert.Equal(ControlErrorKind.Conflict, refused.Kind);
+            Assert.Contains("reload", refused.Hint, StringComparison.Ordinal);
+        }
+
+        Assert.True(fixture.HasRoute("172.17.52.0/24"));
+    }
+
+    [Fact]
+    public async Task AForeignRouteRefusesThePeerAndStays()
+    {
+        await using ControlFixture fixture = await StartAsync(NoPeers);
+        var foreign = new HostRoute(FakeHostNetwork.Prefix("172.17.52.0/24"), 2, 4, 100, 0);
+        fixture.Host.Change((_, _, routes) => routes.Add(foreign));
+        ControlException refused = await Assert.ThrowsAsync<ControlException>(() => fixture.PutAsync("vm2", Vm2));
+        Assert.Equal(ControlErrorKind.Conflict, refused.Kind);
+        Assert.Equal("subnets", refused.Field);
+        Assert.Contains("eth0", refused.Message, StringComparison.Ordinal);
+        Assert.Equal([foreign], fixture.Host.GetRoutes());
+        Assert.Empty(fixture.StoredPeers);
+        Assert.Empty(fixture.Claims.Held);
+        Assert.Null(fixture.Receiver("172.17.52.9"));
+    }
+
+    [Fact]
+    public async Task AForeignRouteAtStartIsAProblemUntilItGoes()
+    {
+        var host = new FakeHostNetwork();
+        var foreign = new HostRoute(FakeHostNetwork.Prefix("172.17.52.0/24"), 2, 4, 0, 0);
+        host.Change((_, _, routes) => routes.Add(foreign));
+        await using ControlFixture fixture = await StartAsync(OnePeer, host);
+        Assert.Equal([foreign], host.GetRoutes());
+        Assert.Contains(fixture.Network.DescribeNetwork().Problems, problem => problem.Contains("172.17.52.0/24", StringComparison.Ordinal));
+        Assert.False(fixture.Network.DescribeRoutes().Single().Installed);
+
+        host.Change((_, _, routes) => routes.Remove(foreign));
+        await EventuallyAsync(() => fixture.HasRoute("172.17.52.0/24"));
+        await EventuallyAsync(() => fixture.Network.DescribeNetwork().Problems.Count == 0);
+    }
+
+    [Fact]
+    public async Task AFailingDiskTakesTheWholeChangeBack()
+    {
+        await using ControlFixture fixture = await StartAsync(NoPeers);
+        fixture.OnSync = () => throw new IOException("no space left on device");
+        ControlException refused = await Assert.ThrowsAsync<ControlException>(() => fixture.PutAsync("vm2", Vm2));
+        Assert.Equal(ControlErrorKind.Failed, refused.Kind);
+        Assert.False(fixture.HasRoute("172.17.52.0/24"));
+        Assert.Null(fixture.Receiver("172.17.52.9"));
+        Assert.Empty(fixture.StoredPeers);
+        Assert.Empty(fixture.Claims.Held);
+    }
+
+    [Fact]
+    public async Task ARouteThatTheKernelRefusesTakesTheWholeChangeBack()
+    {
+        await using ControlFixture fixture = await StartAsync(NoPeers);
+        fixture.Host.RefusesRoute = route => route.Destination == FakeHostNetwork.Prefix("172.17.54.0/24");
+        const string TwoSubnets = """{"endpoint": "192.168.40.12", "subnets": ["172.17.52.0/24", "172.17.54.0/24"]}""";
+        await Assert.ThrowsAsync<ControlException>(() => fixture.PutAsync("vm2", TwoSubnets));
+        Assert.Empty(fixture.Host.GetRoutes());
+        Assert.Empty(fixture.StoredPeers);
+    }
+
+    [Fact]
+    public async Task AClaimOfAnotherNetworkRefusesThePeer()
+    {
+        var claims = new FakeClaims();
+        claims.Foreign.Add(new EndpointClaim(FakeHostNetwork.Address("192.168.40.11"), FakeHostNetwork.Address("192.168.40.12"), null));
+        await using ControlFixture fixture = await StartAsync(NoPeers, claims: claims);
+        ControlException refused = await Assert.ThrowsAsync<ControlException>(() => fixture.PutAsync("vm2", Vm2));
+        Assert.Equal(ControlErrorKind.Conflict, refused.Kind);
+        Assert.Contains("tun9", refused.Message, StringComparison.Ordinal);
+        Assert.False(fixture.HasRoute("172.17.52.0/24"));
+        await fixture.PutAsync("vm2", """{"endpoint": "192.168.40.12", "subnets": ["172.17.52.0/24"], "key": 7}""");
+        Assert.True(fixture.HasRoute("172.17.52.0/24"));
+    }
+
+    [Fact]
+    public async Task AClaimOfAnotherNetworkStopsTheStart()
+    {
+        var claims = new FakeClaims();
+        claims.Foreign.Add(new EndpointClaim(FakeHostNetwork.Address("192.168.40.11"), FakeHostNetwork.Address("192.168.40.12"), null));
+        await Assert.ThrowsAsync<ClaimConflictException>(() => StartAsync(OnePeer, claims: claims));
+    }
+
+    [Fact]
+    public async Task WhatOthersDeleteIsPutBack()
+    {
+        await using ControlFixture fixture = await StartAsync(OnePeer);
+        fixture.Host.Change((_, _, routes) => routes.Clear());
+        await EventuallyAsync(() => fixture.HasRoute("172.17.52.0/24"));
+        fixture.Host.Change((_, addresses, _) => addresses.RemoveAll(entry => entry.Link == 7));
+        await EventuallyAsync(() => fixture.Host.GetAddresses(7).Count == 1);
+        fixture.Host.Change((links, _, routes) =>
+        {
+            links[1] = links[1] with { IsUp = false };
+            routes.Clear();
+        });
+        await EventuallyAsync(() => fixture.HasRoute("172.17.52.0/24") && fixture.Host.FindLink(7)!.IsUp);
+    }
+
+    [Fact]
+    public async Task WhatOthersKeepDeletingIsLeftAloneForAWhile()
+    {
+        await using ControlFixture fixture = await StartAsync(OnePeer);
+        for (int i = 0; i < 3; i++)
+        {
+            fixture.Host.Change((_, _, routes) => routes.Clear());
+            await EventuallyAsync(() => fixture.HasRoute("172.17.52.0/24"));
+        }
+
+        fixture.Host.Change((_, _, routes) => routes.Clear());
+        await EventuallyAsync(() => fixture.Network.DescribeRoutes().Single().Problem?.Contains("keeps deleting", StringComparison.Ordinal) == true);
+        Assert.False(fixture.HasRoute("172.17.52.0/24"));
+        await EventuallyAsync(() => fixture.HasRoute("172.17.52.0/24"));
+    }
+
+    [Fact]
+    public async Task RoutesOfOthersOnOurDeviceAndElsewhereAreNeverTouched()
+    {
+        await using ControlFixture fixture = await StartAsync(OnePeer);
+        HostRoute[] others =
+        [
+            new(FakeHostNetwork.Prefix("10.0.201.0/24"), 7, 2, 0, 0),
+            new(FakeHostNetwork.Prefix("192.168.99.0/24"), 7, 3, 0, 0),
+            new(FakeHostNetwork.Prefix("172.17.53.0/24"), 2, 147, 0, 0),
+        ];
+        fixture.Host.Change((_, _, routes) => routes.AddRange(others));
+        await fixture.PutAsync("vm4", """{"endpoint": "192.168.40.14", "subnets": ["172.17.54.0/24"]}""");
+        await fixture.Network.RemovePeerAsync("vm4");
+        Assert.Subset(fixture.Host.GetRoutes().ToHashSet(), others.ToHashSet());
+    }
+
+    [Fact]
+    public async Task APathThatChangesIsFollowedAndKeepsTheCounters()
+    {
+        await using ControlFixture fixture = await StartAsync(OnePeer);
+        Peer before = fixture.Receiver("172.17.52.9")!;
+        before.Counters[0].CountSent(100);
+        fixture.Host.Paths = _ => new HostPath(FakeHostNetwork.Address("192.168.40.99"), 2, 1400);
+        fixture.Host.Change((_, _, _) => { });
+        await EventuallyAsync(() => fixture.Receiver("172.17.52.9")!.Settings.Local == FakeHostNetwork.Address("192.168.40.99"));
+        Peer after = fixture.Receiver("172.17.52.9")!;
+        Assert.Equal(1376, after.Settings.Gmtu);
+        Assert.Equal(100, after.Counters[0].SentBytes);
+        Assert.Same(before.Sequences, after.Sequences);
+        Assert.Equal(1376, fixture.Host.FindLink(7)!.Mtu);
+        Assert.Equal(FakeHostNetwork.Address("192.168.40.99"), Assert.Single(fixture.Claims.Held).Local);
+    }
+
+    [Fact]
+    public async Task ALesserGmtuIsSaidByTheRouteAndNotByTheDevice()
+    {
+        await using ControlFixture fixture = await StartAsync(OnePeer);
+        await fixture.PutAsync("vm3", """{"endpoint": "192.168.40.13", "subnets": ["172.17.53.0/24"], "key": 5, "checksum": true}""");
+        Assert.Equal(1476, fixture.Host.FindLink(7)!.Mtu);
+        Dictionary<IpPrefix, int> mtus = fixture.Host.GetRoutes().ToDictionary(route => route.Destination, route => route.Mtu);
+        Assert.Equal(0, mtus[FakeHostNetwork.Prefix("172.17.52.0/24")]);
+        Assert.Equal(1468, mtus[FakeHostNetwork.Prefix("172.17.53.0/24")]);
+    }
+
+    [Fact]
+    public async Task AnUnreachablePeerIsAProblemOfItsOwn()
+    {
+        var host = new FakeHostNetwork { Paths = _ => null };
+        await using ControlFixture fixture = await StartAsync(OnePeer, host);
+        Assert.Contains("no route", Assert.Single(fixture.Network.DescribePeer("vm2").Problems), StringComparison.Ordinal);
+        Assert.False(fixture.Receiver("172.17.52.9")!.IsReady);
+        host.Paths = _ => new HostPath(FakeHostNetwork.Address("192.168.40.11"), 2, 1500);
+        host.Change((_, _, _) => { });
+        await EventuallyAsync(() => fixture.Receiver("172.17.52.9")!.IsReady && fixture.Network.DescribePeer("vm2").Problems.Count == 0);
+    }
+
+    [Fact]
+    public async Task AnEndpointBehindTheTunnelItselfIsNotUsed()
+    {
+        var host = new FakeHostNetwork { Paths = _ => new HostPath(FakeHostNetwork.Address("10.0.201.1"), 7, 1476) };
+        await using ControlFixture fixture = await StartAsync(OnePeer, host);
+        Assert.Contains("tunnel itself", Assert.Single(fixture.Network.DescribePeer("vm2").Problems), StringComparison.Ordinal);
+        Assert.False(fixture.Receiver("172.17.52.9")!.IsReady);
+    }
+
+    [Fact]
+    public async Task ReloadTellsWhatChangedAndABadOneChangesNothing()
+    {
+        await using ControlFixture fixture = await StartAsync(OnePeer);
+        await File.WriteAllTextAsync(fixture.ConfigPath, NoPeers + """
+            peers:
+              vm2: {endpoint: 192.168.40.12, subnets: [172.17.52.0/24], key: 9}
+              vm3: {endpoint: 192.168.40.13, subnets: [172.17.53.0/24]}
+            """);
+        ReloadResult result = await fixture.Network.ReloadAsync();
+        Assert.Equal(["vm3"], result.Added);
+        Assert.Equal(["vm2"], result.Changed);
+        Assert.Empty(result.Removed);
+        Assert.Equal(9u, fixture.Receiver("172.17.52.9")!.Settings.KeyIn);
+
+        await File.WriteAllTextAsync(fixture.ConfigPath, NoPeers + "peers:\n  vm2: {endpoint: 192.168.40.12, subnet: [172.17.52.0/24]}\n");
+        ControlException refused = await Assert.ThrowsAsync<ControlException>(fixture.Network.ReloadAsync);
+        Assert.Equal(ControlErrorKind.Invalid, refused.Kind);
+        Assert.Contains(":4:", refused.Message, StringComparison.Ordinal);
+        Assert.True(fixture.HasRoute("172.17.53.0/24"));
+        Assert.Equal(2, fixture.Network.DescribePeers().Count);
+    }
+
+    [Fact]
+    public async Task ReloadRefusesANewLocalAddress()
+    {
+        await using ControlFixture fixture = await StartAsync(OnePeer);
+        await File.WriteAllTextAsync(fixture.ConfigPath, OnePeer.Replace("192.168.40.11", "192.168.40.111", StringComparison.Ordinal));
+        ControlException refused = await Assert.ThrowsAsync<ControlException>(fixture.Network.ReloadAsync);
+        Assert.Equal(ControlErrorKind.Conflict, refused.Kind);
+        Assert.Equal("underlay.local", refused.Field);
+    }
+
+    [Fact]
+    public async Task ANewKeyBeginsNewSequenceNumbers()
+    {
+        await using ControlFixture fixture = await StartAsync(NoPeers);
+        await fixture.PutAsync("vm2", Vm2);
+        SequenceState before = fixture.Receiver("172.17.52.9")!.Sequences;
+        await fixture.Network.PatchPeerAsync("vm2", Json("""{"checksum": true}"""));
+        Assert.Same(before, fixture.Receiver("172.17.52.9")!.Sequences);
+        await fixture.Network.PatchPeerAsync("vm2", Json("""{"key": 3}"""));
+        Assert.NotSame(before, fixture.Receiver("172.17.52.9")!.Sequences);
+    }
+
+    [Fact]
+    public async Task ADeviceThatCoalescesUdpIsNamedAndToldToThePacketThreads()
+    {
+        var host = new FakeHostNetwork { UdpCoalescer = new HostLink(2, "eth0", 1500, IsUp: true) };
+        await using ControlFixture fixture = await StartAsync(OnePeer, host);
+        Assert.True(fixture.Routing.Current.DropsPartialUdp);
+        Assert.Contains("ethtool -K eth0", Assert.Single(fixture.Network.DescribeNetwork().Problems), StringComparison.Ordinal);
+        host.UdpCoalescer = null;
+        host.Change((_, _, _) => { });
+        await EventuallyAsync(() => !fixture.Routing.Current.DropsPartialUdp);
+    }
+
+    [Fact]
+    public async Task EventsTellWhatHappens()
+    {
+        await using ControlFixture fixture = await StartAsync(NoPeers);
+        using EventStream.Subscription subscription = fixture.Events.Subscribe();
+        await fixture.PutAsync("vm2", Vm2);
+        fixture.Host.Change((_, _, routes) => routes.RemoveAll(route => route.Protocol == 147));
+        using var deadline = new CancellationTokenSource(TimeSpan.FromSeconds(10));
+        Assert.Equal("peer-added", (await subscription.Events.ReadAsync(deadline.Token)).Event);
+        Assert.Equal("restored", (await subscription.Events.ReadAsync(deadline.Token)).Event);
+    }
+}

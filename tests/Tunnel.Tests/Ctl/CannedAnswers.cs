@@ -1,0 +1,51 @@
+namespace Tunnel.Tests.Ctl;
+
+/// <summary>A network as in docs/tunnelctl.md: the view of vm1, with one peer that works and one whose name does not resolve.</summary>
+internal static class CannedAnswers
+{
+    public const string Network =
+        """{"name":"tun0","version":"0.1.0","pid":1234,"uptime-seconds":7512,"interface":{"index":5,"up":true,"mtu":1476,"addresses":["10.0.201.1/24"]}""" +
+        ""","underlay":{"local":["192.168.40.11"],"interface":null,"encapsulation":"gre","accept":["gre"],"udp-port":4754,"source-port":"flow"}""" +
+        ""","subnets":["172.17.51.0/24"],"peers":2,"traffic":{"sent":{"packets":15230,"bytes":19736412},"received":{"packets":8021,"bytes":641680}},"drops":5,"problems":[]}""";
+
+    public const string Vm2 =
+        """{"name":"vm2","endpoint":"192.168.40.12","subnets":["172.17.52.0/24","10.0.201.2/32"],"encapsulation":"gre","checksum":false,"sequence":false""" +
+        ""","origin":"file","address":"192.168.40.12","local":"192.168.40.11","gmtu":1476,"problems":[]""" +
+        ""","traffic":{"sent":{"packets":15230,"bytes":19736412},"received":{"packets":8021,"bytes":641680}},"last-received-seconds":3.2,"drops":3}""";
+
+    public const string Vm3 =
+        """{"name":"vm3","endpoint":"vm3.example.org","subnets":["172.17.53.0/24"],"encapsulation":"gre","key":42,"checksum":true,"sequence":false""" +
+        ""","origin":"stored","address":null,"local":null,"gmtu":1476,"problems":["vm3.example.org does not resolve"]""" +
+        ""","traffic":{"sent":{"packets":0,"bytes":0},"received":{"packets":0,"bytes":0}},"last-received-seconds":null,"drops":0}""";
+
+    public const string Vm4 =
+        """{"name":"vm4","endpoint":"192.168.40.14","subnets":["172.17.54.0/24"],"encapsulation":"gre","checksum":false,"sequence":false""" +
+        ""","origin":"stored","address":"192.168.40.14","local":"192.168.40.11","gmtu":1476,"problems":[]""" +
+        ""","traffic":{"sent":{"packets":0,"bytes":0},"received":{"packets":0,"bytes":0}},"last-received-seconds":null,"drops":0}""";
+
+    public const string Routes =
+        """[{"prefix":"10.0.201.2/32","peer":"vm2","mtu":1476,"installed":true,"problem":null},""" +
+        """{"prefix":"172.17.52.0/24","peer":"vm2","mtu":1476,"installed":true,"problem":null},""" +
+        """{"prefix":"172.17.53.0/24","peer":"vm3","mtu":1476,"installed":false,"problem":"172.17.53.0/24 is routed to eth2 by someone else"}]""";
+
+    public const string Drops =
+        """{"network":{"InnerNotIp":0,"NoRoute":0,"UnknownPeer":2,"KeyMismatch":0},"peers":{"vm2":{"SourceNotInPeerSubnets":3},"vm3":{"NoRoute":0}}}""";
+
+    public static IReadOnlyDictionary<string, (int Status, string Body)> All { get; } = new Dictionary<string, (int Status, string Body)>(StringComparer.Ordinal)
+    {
+        ["GET /v1/network"] = (200, Network),
+        ["GET /v1/peers"] = (200, $"[{Vm2},{Vm3}]"),
+        ["GET /v1/peers/vm2"] = (200, Vm2),
+        ["GET /v1/peers/vm3"] = (200, Vm3),
+        ["GET /v1/routes"] = (200, Routes),
+        ["GET /v1/drops"] = (200, Drops),
+        ["PUT /v1/peers/vm3"] = (201, Vm3),
+        ["PUT /v1/peers/vm4"] = (201, Vm4),
+        ["PUT /v1/peers/vm2"] = (409, """{"error":"there is a peer vm2 already","hint":"change it: tunnelctl set-peer vm2","field":null}"""),
+        ["PATCH /v1/peers/vm2"] = (409, """{"error":"vm2 comes from the configuration file","hint":"edit it there, then tunnelctl reload","field":null}"""),
+        ["PATCH /v1/peers/vm4"] = (200, Vm4.Replace("192.168.40.14", "192.168.40.24", StringComparison.Ordinal)),
+        ["DELETE /v1/peers/vm4"] = (204, ""),
+        ["DELETE /v1/peers/vm9"] = (404, """{"error":"there is no peer vm9","hint":"tunnelctl show lists the peers","field":null}"""),
+        ["POST /v1/reload"] = (200, """{"added":["vm5"],"changed":["vm2"],"removed":[]}"""),
+    };
+}

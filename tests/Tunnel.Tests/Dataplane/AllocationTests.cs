@@ -1,0 +1,78 @@
+using Tunnel.Dataplane;
+using Tunnel.TestSupport;
+
+namespace Tunnel.Tests.Dataplane;
+
+public sealed class AllocationTests
+{
+    [Theory]
+    [InlineData(false, 100)]
+    [InlineData(true, 1300)]
+    public void Outbound_allocates_nothing(bool withEverything, int payload)
+    {
+        Peer peer = Overlay.Peer(keyOut: withEverything ? 1 : null, checksum: withEverything, sequence: withEverything);
+        RoutingHolder routing = Routing(peer);
+        var tun = new ReplayTun(Batch(
+            i => i % 2 == 0
+                ? Packets.UdpPacket("172.17.51.2", "172.17.52.2", Packets.Payload(payload))
+                : Packets.UdpPacket("fd00:51::2", "fd00:52::2", Packets.Payload(payload))));
+        var underlay = new ReplayUnderlay([]);
+        var outbound = new Outbound(tun, underlay, routing, new PeerCounters(), worker: 0);
+        AssertAllocatesNothing(outbound.Run);
+        Assert.Equal(underlay.Sent, peer.Counters[0].SentPackets);
+    }
+
+    [Fact]
+    public void Answers_and_drops_allocate_nothing()
+    {
+        var counters = new PeerCounters();
+        RoutingHolder routing = Routing(Overlay.Peer());
+        byte[][] packets =
+        [
+            Packets.UdpPacket("172.17.51.2", "172.17.52.2", new byte[3000]),
+            Packets.UdpPacket("fd00:51::2", "fd00:52::2", new byte[3000]),
+            Packets.UdpPacket("172.17.51.2", "172.17.99.2", []),
+            [0],
+        ];
+        var tun = new ReplayTun(Batch(i => packets[i % packets.Length]));
+        AssertAllocatesNothing(new Outbound(tun, new ReplayUnderlay([]), routing, counters, worker: 0).Run);
+        Assert.NotEqual(0, tun.Written);
+        Assert.NotEqual(0, counters.TotalDrops);
+    }
+
+    [Theory]
+    [InlineData(100, false)]
+    [InlineData(1300, false)]
+    [InlineData(60_000, true)]
+    public void Inbound_allocates_nothing(int payload, bool isCoalesced)
+    {
+        Peer peer = Overlay.Peer(keyIn: 1);
+        RoutingHolder routing = Routing(peer);
+        byte[] Inner(int i) => i % 2 == 0
+            ? Packets.TcpPacket("172.17.52.2", "172.17.51.2", Packets.Payload(payload), isCoalesced)
+            : Packets.TcpPacket("fd00:52::2", "fd00:51::2", Packets.Payload(payload), isCoalesced);
+        var underlay = new ReplayUnderlay(Batch(
+            i => Packets.Outer("192.168.40.12", "192.168.40.11", Packets.GrePacket(Inner(i), checksum: true, key: 1))));
+        var tun = new ReplayTun([]);
+        AssertAllocatesNothing(new Inbound(underlay, tun, routing, new PeerCounters(), worker: 0).Run);
+        Assert.Equal(tun.Written, peer.Counters[0].ReceivedPackets);
+        Assert.NotEqual(0, tun.Written);
+    }
+
+    private static RoutingHolder Routing(Peer peer) =>
+        new() { Current = Overlay.Snapshot([(peer, ["172.17.52.0/24", "fd00:52::/64"])], ["10.0.201.1", "fd00:201::1"]) };
+
+    private static byte[][] Batch(Func<int, byte[]> make) => [.. Enumerable.Range(0, 64).Select(make)];
+
+    private static void AssertAllocatesNothing(Func<int> run)
+    {
+        long allocated = Allocations.InSteadyState(() =>
+        {
+            for (int i = 0; i < 100; i++)
+            {
+                run();
+            }
+        });
+        Assert.Equal(0, allocated);
+    }
+}

@@ -1,0 +1,343 @@
+using Tunnel.Dataplane;
+using Tunnel.TestSupport;
+using Tunnel.Wire;
+
+namespace Tunnel.Tests.Dataplane;
+
+/// <summary>
+/// Ten million random and mutated packets, half of them each way: every one ends in delivery or under one drop reason, nothing
+/// throws, nothing is allocated, and what comes out is well-formed. Seeded: a failure comes again with the same shard.
+/// </summary>
+public sealed class FuzzTests
+{
+#if DEBUG
+    private const int Total = 1_000_000;
+#else
+    private const int Total = 10_000_000;
+#endif
+    private const int Shards = 8;
+    private const int PerShardAndWay = Total / Shards / 2;
+    private const int WarmUp = 20_000;
+
+    // The runtime's own bookkeeping may show; a single byte for each packet would be ten times as much.
+    private const long MostAllocated = PerShardAndWay / 10;
+
+    [Fact]
+    public void Every_packet_ends_in_delivery_or_a_named_drop()
+    {
+        var totals = new long[PeerCounters.ReasonCount];
+        long passed = 0;
+        var failures = new List<string>();
+        Parallel.For(0, Shards, new ParallelOptions { MaxDegreeOfParallelism = Environment.ProcessorCount }, number =>
+        {
+            var shard = new Shard(number);
+            string? failure = shard.RunInbound() ?? shard.RunOutbound();
+            lock (failures)
+            {
+                shard.AddTo(totals);
+                passed += shard.Passed;
+                if (failure is not null)
+                {
+                    failures.Add($"shard {number}: {failure}");
+                }
+            }
+        });
+
+        Assert.Empty(failures);
+        Assert.Equal(Total + (2 * Shards * WarmUp), passed + totals.Sum());
+
+        // The packets reach every end that there is.
+        IEnumerable<DropReason> never = Enum.GetValues<DropReason>().Where(r => totals[(int)r] == 0);
+        Assert.Equal([DropReason.ReceiveQueueFull], never);
+        Assert.InRange(passed, Total / 10, Total - (Total / 10));
+    }
+
+    private sealed class Shard
+    {
+        private static readonly string[] Endpoints = ["192.168.40.12", "192.168.40.13", "fd00:40::12", "fd00:40::13"];
+
+        private readonly PeerCounters _network = new();
+        private readonly Peer[] _peers;
+        private readonly RoutingSnapshot[] _snapshots;
+        private readonly RoutingHolder _routing = new();
+        private readonly PacketMutator _arriving;
+        private readonly PacketMutator _leaving;
+        private readonly CheckingTun _tun;
+        private readonly CheckingUnderlay _underlay;
+        private readonly Inbound _inbound;
+        private readonly Outbound _outbound;
+
+        public Shard(int number)
+        {
+            _peers =
+            [
+                Overlay.Peer("plain"),
+                Overlay.Peer("keyed", keyIn: 42, keyOut: 43, checksum: true, sequence: true, gmtu: 1280),
+                Overlay.Peer("other", endpoint: Endpoints[1], keyIn: 0, keyOut: 0, gmtu: 70_000),
+                Overlay.Peer("six", endpoint: Endpoints[2], local: "fd00:40::11", checksum: true, gmtu: 1456),
+                Overlay.Peer("seven", endpoint: Endpoints[3], local: "fd00:40::11", keyIn: 1, keyOut: 1, sequence: true, gmtu: 70_000),
+                Overlay.Peer("waiting", endpoint: "::", local: "::"),
+            ];
+            string[] addresses = ["10.0.201.1", "fd00:201::1"];
+            _snapshots =
+            [
+                Overlay.Snapshot(
+                    [
+                        (_peers[0], ["172.17.0.0/16", "fd00:52::/48"]),
+                        (_peers[1], ["172.17.52.0/24", "fd00:52:0:1::/64"]),
+                        (_peers[2], ["172.17.53.0/24", "fd00:53::/64"]),
+                        (_peers[3], ["172.17.52.2/32", "fd00:52::2/128"]),
+                        (_peers[4], ["0.0.0.0/0", "::/0"]),
+                        (_peers[5], ["172.17.54.0/24"]),
+                    ],
+                    addresses),
+                Overlay.Snapshot(
+                    [
+                        (_peers[0], ["172.17.52.0/24", "fd00:52::/64"]),
+                        (_peers[1], ["172.17.51.0/24", "fd00:51::/64"]),
+                        (_peers[2], ["172.17.53.0/24", "192.168.40.0/24"]),
+                        (_peers[3], ["10.0.0.0/8", "fd00::/16"]),
+                        (_peers[5], ["172.17.54.0/24"]),
+                    ],
+                    addresses,
+                    dropsPartialUdp: true),
+            ];
+            _arriving = new PacketMutator((ulong)(2 * number), ArrivingCorpus(), LargeArrivingCorpus());
+            _leaving = new PacketMutator((ulong)((2 * number) + 1), LeavingCorpus(), LargeLeavingCorpus());
+            _tun = new CheckingTun(this);
+            _underlay = new CheckingUnderlay(this);
+            var tun = new SourceTun(_leaving, _tun);
+            var underlay = new SourceUnderlay(_arriving, _underlay);
+            _inbound = new Inbound(underlay, tun, _routing, _network, worker: 0);
+            _outbound = new Outbound(tun, underlay, _routing, _network, worker: 0);
+        }
+
+        /// <summary>Packets that came out at the other end.</summary>
+        public long Passed => _peers.Sum(p => p.Counters[0].SentPackets + p.Counters[0].ReceivedPackets);
+
+        private long Drops => _network.TotalDrops + _peers.Sum(p => p.Counters[0].TotalDrops);
+
+        public void AddTo(long[] totals)
+        {
+            foreach (PeerCounters counters in _peers.Select(p => p.Counters[0]).Append(_network))
+            {
+                for (int i = 0; i < totals.Length; i++)
+                {
+                    totals[i] += counters.Drops((DropReason)i);
+                }
+            }
+        }
+
+        public string? RunInbound() => Run("inbound", _arriving, _inbound.Run, _tun);
+
+        // The answers to packets that are too big are no packets of the fuzzer's; only the underlay is counted here.
+        public string? RunOutbound() => Run("outbound", _leaving, _outbound.Run, _underlay);
+
+        private string? Run(string way, PacketMutator source, Func<int> batch, Checker checker)
+        {
+            long before = Passed + Drops;
+            long takenBefore = checker.Taken;
+            long passedBefore = Passed;
+            source.Remaining = WarmUp;
+            RunAll(batch);
+            source.Remaining = PerShardAndWay;
+            long allocated = GC.GetAllocatedBytesForCurrentThread();
+            RunAll(batch);
+            allocated = GC.GetAllocatedBytesForCurrentThread() - allocated;
+
+            long accounted = Passed + Drops - before;
+            return checker.Failure
+                ?? (accounted == PerShardAndWay + WarmUp ? null : $"{way}: {accounted} packets accounted for")
+                ?? (checker.Taken - takenBefore == Passed - passedBefore ? null : $"{way}: {checker.Taken} packets taken, {Passed} counted")
+                ?? (allocated <= MostAllocated ? null : $"{way}: {allocated} bytes allocated");
+        }
+
+        private void RunAll(Func<int> batch)
+        {
+            for (int i = 0; ; i++)
+            {
+                _routing.Current = _snapshots[i / 100 % _snapshots.Length];
+                if (batch() == 0)
+                {
+                    return;
+                }
+            }
+        }
+
+        private static List<byte[]> ArrivingCorpus()
+        {
+            List<byte[]> corpus = [.. GoldenPackets.All.Where(p => p.Bytes.Length < 300).Select(p => p.Bytes)];
+            foreach (string endpoint in Endpoints)
+            {
+                string local = endpoint.Contains('.', StringComparison.Ordinal) ? "192.168.40.11" : "fd00:40::11";
+                foreach ((string source, string destination) in Pairs())
+                {
+                    foreach (bool isPartial in (bool[])[false, true])
+                    {
+                        byte[] tcp = Packets.TcpPacket(source, destination, Packets.Payload(40), isPartial, trafficClass: 2);
+                        byte[] udp = Packets.UdpPacket(source, destination, Packets.Payload(33), isPartial, trafficClass: 1);
+                        corpus.Add(Packets.Outer(endpoint, local, Packets.GrePacket(tcp, checksum: true), trafficClass: 3));
+                        corpus.Add(Packets.Outer(endpoint, local, Packets.GrePacket(udp)));
+                        corpus.Add(Packets.Outer(endpoint, local, Packets.GrePacket(tcp, key: 0)));
+                        corpus.Add(Packets.Outer(endpoint, local, Packets.GrePacket(udp, key: 1, sequence: 9)));
+                        corpus.Add(Packets.Outer(endpoint, local, Packets.GrePacket(udp, checksum: true, key: 42, sequence: 8)));
+                        if (source.Contains('.', StringComparison.Ordinal) == endpoint.Contains('.', StringComparison.Ordinal))
+                        {
+                            corpus.Add(Packets.Outer(endpoint, local, Packets.GrePacket(Packets.UdpPacket(source, endpoint, []))));
+                        }
+                    }
+                }
+            }
+
+            return corpus;
+        }
+
+        private static List<byte[]> LargeArrivingCorpus() =>
+        [
+            .. from pair in Pairs()
+               from packet in (byte[][])[
+                   Packets.TcpPacket(pair.Source, pair.Destination, new byte[60_000], isPartial: true),
+                   Packets.UdpPacket(pair.Source, pair.Destination, new byte[20_000], isPartial: true)]
+               select Packets.Outer(Endpoints[0], "192.168.40.11", Packets.GrePacket(packet, checksum: true)),
+        ];
+
+        private static List<byte[]> LeavingCorpus()
+        {
+            List<byte[]> corpus = [];
+            foreach ((string source, string destination) in Pairs())
+            {
+                foreach (int length in (int[])[0, 33, 150])
+                {
+                    corpus.Add(Packets.TcpPacket(destination, source, Packets.Payload(length)));
+                    corpus.Add(Packets.UdpPacket(destination, source, Packets.Payload(length)));
+                    corpus.Add(Packets.Ip(destination, source, Packets.Udp, Packets.Payload(length), ttl: 0));
+                }
+            }
+
+            corpus.Add(Packets.UdpPacket("172.17.51.2", "224.0.0.1", []));
+            corpus.Add(Packets.UdpPacket("fd00:51::2", "ff02::1", []));
+            return corpus;
+        }
+
+        private static List<byte[]> LargeLeavingCorpus() =>
+        [
+            .. from pair in Pairs()
+               from length in (int[])[1300, 1500, 9000, 65_500]
+               select Packets.Ip(pair.Destination, pair.Source, Packets.Udp, new byte[length]),
+        ];
+
+        private static (string Source, string Destination)[] Pairs() =>
+        [
+            ("172.17.52.2", "172.17.51.2"),
+            ("172.17.52.3", "172.17.51.2"),
+            ("172.17.53.2", "172.17.51.2"),
+            ("172.17.54.2", "172.17.51.2"),
+            ("172.17.9.9", "172.17.51.2"),
+            ("8.8.8.8", "172.17.51.2"),
+            ("fd00:52::2", "fd00:51::2"),
+            ("fd00:52::3", "fd00:51::2"),
+            ("fd00:52:0:1::2", "fd00:51::2"),
+            ("fd00:53::2", "fd00:51::2"),
+            ("2001:db8::1", "fd00:51::2"),
+        ];
+
+        /// <summary>Looks at what comes out; refuses one packet in 16 in one of five ways.</summary>
+        private abstract class Checker : IPacketSink
+        {
+            private uint _count;
+
+            public long Taken { get; private set; }
+
+            public string? Failure { get; private set; }
+
+            public TransmitResult Take(ReadOnlySpan<byte> packet, in Offload offload)
+            {
+                Failure ??= Check(packet, offload);
+                TransmitResult result = ++_count % 16 == 0 ? (TransmitResult)(1 + (_count / 16 % 5)) : TransmitResult.Sent;
+                Taken += result == TransmitResult.Sent ? 1 : 0;
+                return result;
+            }
+
+            protected abstract string? Check(ReadOnlySpan<byte> packet, in Offload offload);
+
+            protected static string Fault(string what, ReadOnlySpan<byte> packet) => $"{what}: {Convert.ToHexString(packet)}";
+        }
+
+        /// <summary>Whole inner packets of some peer's source, with an offload that stays inside the packet; or answers of this host's.</summary>
+        private sealed class CheckingTun(Shard shard) : Checker
+        {
+            protected override string? Check(ReadOnlySpan<byte> packet, in Offload offload)
+            {
+                RouteTable<Peer> routes = shard._routing.Current.Routes;
+                bool isAnswer = false;
+                Peer? sender;
+                if (Ipv4View.TryParse(packet, out Ipv4View ipv4))
+                {
+                    if (ipv4.TotalLength != packet.Length || !ipv4.IsChecksumValid)
+                    {
+                        return Fault("not a whole IPv4 packet", packet);
+                    }
+
+                    sender = routes.LookupIpv4(ipv4.Source.Ipv4);
+                    isAnswer = ipv4.Source == shard._routing.Current.Ipv4Address && packet.Length <= IcmpMessage.MaxFragmentationNeeded;
+                }
+                else if (Ipv6View.TryParse(packet, out Ipv6View ipv6) && ipv6.TotalLength == packet.Length)
+                {
+                    sender = routes.LookupIpv6(ipv6.Source.Bits);
+                    isAnswer = ipv6.Source == shard._routing.Current.Ipv6Address && packet.Length <= IcmpMessage.MaxPacketTooBig;
+                }
+                else
+                {
+                    return Fault("not a whole IP packet", packet);
+                }
+
+                bool isOffloadInside = !offload.NeedsChecksum
+                    ? offload == default
+                    : offload.ChecksumStart + offload.ChecksumOffset + 2 <= packet.Length && offload.HeaderLength <= packet.Length &&
+                        (offload.Gso == GsoType.None) == (offload.SegmentSize == 0);
+                return !isOffloadInside ? Fault($"{offload} does not fit", packet)
+                    : sender is null && !isAnswer ? Fault("source of no peer", packet)
+                    : null;
+            }
+        }
+
+        /// <summary>Whole outer packets to some peer, with a GRE header that is right, around a whole inner packet.</summary>
+        private sealed class CheckingUnderlay(Shard shard) : Checker
+        {
+            protected override string? Check(ReadOnlySpan<byte> packet, in Offload offload)
+            {
+                InetAddress destination;
+                ReadOnlySpan<byte> payload;
+                if (Ipv4View.TryParse(packet, out Ipv4View ipv4) && ipv4.TotalLength == packet.Length && ipv4.IsChecksumValid)
+                {
+                    destination = ipv4.Destination;
+                    payload = ipv4.Payload;
+                }
+                else if (Ipv6View.TryParse(packet, out Ipv6View ipv6) && ipv6.TotalLength == packet.Length)
+                {
+                    destination = ipv6.Destination;
+                    payload = ipv6.Payload;
+                }
+                else
+                {
+                    return Fault("not a whole outer packet", packet);
+                }
+
+                if (!shard._routing.Current.IsEndpoint(destination, out _))
+                {
+                    return Fault("to no peer", packet);
+                }
+
+                if (GreView.TryParse(payload, out GreView gre) != GreParseResult.Ok || !gre.IsChecksumValid)
+                {
+                    return Fault("GRE header wrong", packet);
+                }
+
+                bool isWhole = gre.ProtocolType == EtherType.Ipv4
+                    ? Ipv4View.TryParse(gre.Payload, out Ipv4View inner4) && inner4.TotalLength == gre.Payload.Length
+                    : Ipv6View.TryParse(gre.Payload, out Ipv6View inner6) && inner6.TotalLength == gre.Payload.Length;
+                return isWhole ? null : Fault("inner packet not whole", packet);
+            }
+        }
+    }
+}
