@@ -1,0 +1,53 @@
+namespace Tunnel.NetworkTests;
+
+/// <summary>Moves bytes over one TCP connection and compares what arrived with what was sent.</summary>
+internal static class TcpTransfer
+{
+    // Both ends print "<bytes> <SHA-256>" at the end.
+    private const string Receiver = """
+        import hashlib, socket, sys
+        address = sys.argv[1]
+        server = socket.create_server((address, 5000), family=socket.AF_INET6 if ':' in address else socket.AF_INET)
+        print('listening', flush=True)
+        connection, _ = server.accept()
+        connection.settimeout(30)
+        total, digest = 0, hashlib.sha256()
+        while data := connection.recv(1 << 20):
+            total += len(data)
+            digest.update(data)
+        print(total, digest.hexdigest())
+        """;
+
+    private const string Sender = """
+        import hashlib, random, socket, sys
+        address, total = sys.argv[1], int(sys.argv[2])
+        block = random.Random(1).randbytes(1 << 20)
+        connection = socket.create_connection((address, 5000), timeout=30)
+        sent, digest = 0, hashlib.sha256()
+        while sent < total:
+            # Shifted, so that no two blocks are alike.
+            shift = sent % 65521
+            data = (block[shift:] + block[:shift])[:total - sent]
+            connection.sendall(data)
+            digest.update(data)
+            sent += len(data)
+        connection.close()
+        print(sent, digest.hexdigest())
+        """;
+
+    /// <summary>Sends pseudo-random bytes, always the same, and checks that the receiver's hash is the sender's.</summary>
+    /// <param name="from">The sending end.</param>
+    /// <param name="to">The receiving end.</param>
+    /// <param name="address">The receiver's address.</param>
+    /// <param name="bytes">How many.</param>
+    public static async Task CheckAsync(Node from, Node to, string address, int bytes)
+    {
+        await using Background receiver = to.StartPython(Receiver, address);
+        await receiver.WaitForAsync("listening");
+        CommandResult sender = await from.PythonAsync(Sender, address, $"{bytes}");
+        string sent = sender.Succeeded().Out.Trim();
+        Assert.True(await receiver.WaitAsync() == 0, $"the receiver failed: {receiver}");
+        Assert.StartsWith($"{bytes} ", sent, StringComparison.Ordinal);
+        Assert.Equal(sent, receiver.Log.Trim().Split('\n')[^1]);
+    }
+}
