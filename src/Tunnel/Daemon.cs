@@ -1,5 +1,6 @@
 using System.Net.Sockets;
 using System.Runtime.InteropServices;
+using System.Text;
 using Microsoft.Extensions.DependencyInjection;
 using Microsoft.Extensions.Logging;
 using Microsoft.Extensions.Logging.Console;
@@ -18,6 +19,9 @@ namespace Tunnel;
 /// </summary>
 internal static partial class Daemon
 {
+    // sizeof(sun_path) less the final zero: unix(7).
+    private const int LongestSocketPath = 107;
+
     /// <summary>Serves a network until SIGTERM or SIGINT; SIGHUP reloads.</summary>
     /// <param name="config">The configuration, checked.</param>
     /// <param name="warnings">What the configuration's reader warned of.</param>
@@ -32,9 +36,9 @@ internal static partial class Daemon
             await ServeAsync(config, warnings, runDirectory, log);
             return ExitCodes.Done;
         }
-        catch (Exception failure) when (Explain(failure) is string line)
+        catch (Exception failure)
         {
-            await Console.Error.WriteLineAsync($"tunneld: {line}");
+            await Console.Error.WriteLineAsync($"tunneld: {Explain(failure)}");
             return ExitCodes.Failed;
         }
     }
@@ -47,7 +51,12 @@ internal static partial class Daemon
         }
 
         using NamespaceLock networkLock = NamespaceLocks.AcquireNetwork(config.Name);
-        string socketPath = Path.Combine(runDirectory, config.Name + ".sock");
+        string socketPath = Path.Combine(Path.GetFullPath(runDirectory), config.Name + ".sock");
+        if (Encoding.UTF8.GetByteCount(socketPath) > LongestSocketPath)
+        {
+            throw new StartException($"{socketPath} is too long for a unix socket ({LongestSocketPath} bytes): name a shorter directory with --run-dir");
+        }
+
         UnixFiles.EnsureRunDirectory(runDirectory);
         RefuseUsedSocket(socketPath, config.Name);
 
@@ -145,15 +154,15 @@ internal static partial class Daemon
         notify.Ready("reloaded");
     }
 
-    // Everything that a person can cause or cure, in one line; a bug keeps its stack trace for the log.
-    private static string? Explain(Exception failure) => failure switch
+    // One line, whatever happened. For what nobody foresaw it says where, so that a report of it is worth something.
+    private static string Explain(Exception failure) => failure switch
     {
         StartException or DeviceGoneException or IOException or UnauthorizedAccessException => failure.Message,
         DeviceOpenException refused => $"{refused.Message} ({refused.Hint})",
         NamespaceLockException refused => $"{refused.Message} ({refused.Hint})",
         ClaimConflictException refused => $"{refused.Message} ({refused.Hint})",
         HostNetworkException refused => $"the kernel refused: {refused.Message}",
-        _ => null,
+        _ => $"a bug: {failure.GetType().Name}: {failure.Message.ReplaceLineEndings(" ")} {failure.StackTrace?.Split('\n')[0].Trim()}",
     };
 
     private static void ConfigureLog(ILoggingBuilder logging)

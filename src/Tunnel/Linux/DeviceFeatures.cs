@@ -64,7 +64,7 @@ internal sealed unsafe class DeviceFeatures : IDisposable
     }
 
     /// <inheritdoc/>
-    public void Dispose() => close(_socket);
+    public void Dispose() => _ = close(_socket);
 
     private string[]? ReadNames(string device)
     {

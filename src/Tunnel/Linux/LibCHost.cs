@@ -6,7 +6,6 @@ namespace Tmds.Linux;
 internal static unsafe partial class LibC
 {
     public static int ENOTDIR => 20;
-    public static int O_DIRECTORY => 0x10000;
 
     /// <summary>chmod(2)</summary>
     [LibraryImport(Library, SetLastError = true)]

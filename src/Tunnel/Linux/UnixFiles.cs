@@ -78,12 +78,12 @@ internal static unsafe class UnixFiles
     {
         fixed (byte* name = NullTerminated(path))
         {
-            int directory = open(name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+            int directory = open(name, O_RDONLY | O_CLOEXEC);
             bool done = directory >= 0 && fsync(directory) == 0;
             string reason = done ? "" : NetlinkSocket.ErrorText(errno);
             if (directory >= 0)
             {
-                close(directory);
+                _ = close(directory);
             }
 
             if (!done)
