@@ -103,7 +103,7 @@ internal sealed class NetlinkMonitor : IDisposable
         }
 
         _changes.Writer.TryComplete();
-        close(_stop);
+        _ = close(_stop);
         _notifications.Dispose();
     }
 

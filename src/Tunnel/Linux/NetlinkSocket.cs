@@ -133,7 +133,7 @@ internal sealed unsafe class NetlinkSocket : IDisposable
     {
         if (_fd >= 0)
         {
-            close(_fd);
+            _ = close(_fd);
             _fd = -1;
         }
     }

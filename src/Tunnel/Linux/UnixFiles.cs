@@ -83,7 +83,7 @@ internal static unsafe class UnixFiles
             string reason = done ? "" : NetlinkSocket.ErrorText(errno);
             if (directory >= 0)
             {
-                close(directory);
+                _ = close(directory);
             }
 
             if (!done)
