@@ -58,9 +58,10 @@ internal sealed partial class KernelReconciler
     /// <summary>Why a wanted route is not there; null where it is.</summary>
     public string? RouteProblem(IpPrefix prefix) => _routeProblems.GetValueOrDefault(prefix);
 
-    /// <summary>A route to exactly this prefix that leads elsewhere than into our device; null where there is none.</summary>
-    public HostRoute? ForeignRoute(IpPrefix prefix) =>
-        _host.GetRoutes().FirstOrDefault(route => route.Destination == prefix && route.LinkIndex != _link);
+    /// <summary>The first route to exactly one of these prefixes that leads elsewhere than into our device; null where there is none.</summary>
+    public HostRoute? FindForeignRoute(IReadOnlySet<IpPrefix> prefixes) => prefixes.Count == 0
+        ? null
+        : _host.GetRoutes().FirstOrDefault(route => route.LinkIndex != _link && prefixes.Contains(route.Destination));
 
     /// <summary>Describes a route for people.</summary>
     public string Describe(HostRoute route)

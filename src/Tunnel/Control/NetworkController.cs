@@ -259,16 +259,13 @@ internal sealed partial class NetworkController : IAsyncDisposable
     // New routes are refused where somebody else's lead elsewhere; routes that we had before are not judged again.
     private void RefuseForeignRoutes(NetworkState before, NetworkState next)
     {
-        foreach (IpPrefix prefix in next.Prefixes.Except(before.Prefixes))
+        if (_kernel.FindForeignRoute(next.Prefixes.Except(before.Prefixes).ToHashSet()) is HostRoute foreign)
         {
-            if (_kernel.ForeignRoute(prefix) is HostRoute foreign)
-            {
-                throw new ControlException(
-                    ControlErrorKind.Conflict,
-                    $"{prefix} already has a route that tunneld did not install: {_kernel.Describe(foreign)}",
-                    $"remove it first: ip route del {prefix}, or choose other subnets",
-                    "subnets");
-            }
+            throw new ControlException(
+                ControlErrorKind.Conflict,
+                $"{foreign.Destination} already has a route that tunneld did not install: {_kernel.Describe(foreign)}",
+                $"remove it first: ip route del {foreign.Destination}, or choose other subnets",
+                "subnets");
         }
     }
 
