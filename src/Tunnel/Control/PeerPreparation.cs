@@ -30,6 +30,13 @@ internal sealed class PeerPreparation(IHostNetwork host, int tunIndex, int worke
         {
             PeerEntry? old = known.GetValueOrDefault(peer.Name);
             (InetAddress address, string? unresolved) = await ResolveAsync(config, peer, resolveAll ? null : old);
+            if (unresolved is null && peer.Endpoint.IsName && config.FindSubnet(address) is (PeerConfig owner, IpPrefix subnet))
+            {
+                // What the file's check refuses for literal addresses: packets to the endpoint would enter the network again.
+                unresolved = $"endpoint {peer.Endpoint} is {address}, which lies in subnet {subnet} of peer {owner.Name}";
+                address = InetAddress.None;
+            }
+
             PeerEntry entry = Prepare(config, peer, address, unresolved, old);
 
             // Names that differ may lead to one address; then packets can't be told apart, and the first in the file has them.
