@@ -64,8 +64,8 @@ internal sealed class Capture : IAsyncDisposable
     public static async Task<Capture> StartAsync(Vm host)
     {
         string file = Path.Combine(host.Directory, $"{Guid.NewGuid():N}.pcap");
-        // Without -Z tcpdump would give up root and then fail to write the file.
-        Background tcpdump = host.Start(null, "tcpdump", "-i", "eth1", "-U", "-n", "-Z", "root", "-w", file, "proto gre or ip6 proto gre");
+        // Without --immediate-mode what was seen last would be lost at the stop; without -Z tcpdump would give up root and then fail to write the file.
+        Background tcpdump = host.Start(null, "tcpdump", "-i", "eth1", "-U", "--immediate-mode", "-n", "-Z", "root", "-w", file, "proto gre or ip6 proto gre");
         var capture = new Capture(tcpdump, file);
         await tcpdump.WaitForAsync("listening on");
         return capture;

@@ -160,6 +160,13 @@ internal sealed partial class Lab : IAsyncDisposable
     {
         System.IO.Directory.CreateDirectory(Directory);
         (await Command.RunAsync(["ip", "-batch", "-"], string.Concat(_nodes.Select(node => $"netns add {node.Netns}\n")))).Succeeded();
+
+        // Addresses are there at once: without it the kernel would look for others with the same for a second or two.
+        foreach (Node node in _nodes)
+        {
+            (await node.ShellAsync("for file in all default; do echo 0 >/proc/sys/net/ipv6/conf/$file/accept_dad; done")).Succeeded();
+        }
+
         await Switch.IpAsync(
             $"""
             link add br0 type bridge mcast_snooping 0
@@ -176,11 +183,11 @@ internal sealed partial class Lab : IAsyncDisposable
             $"""
             link set lo up
             addr add {host.Underlay(4)}/24 dev eth1
-            addr add {host.Underlay(6)}/64 dev eth1 nodad
+            addr add {host.Underlay(6)}/64 dev eth1
             link set eth1 up
             link add br0 type bridge mcast_snooping 0
             addr add 172.17.5{n}.1/24 dev br0
-            addr add fd17:5{n}::1/64 dev br0 nodad
+            addr add fd17:5{n}::1/64 dev br0
             link add cont{n} type veth peer name eth0 netns {host.Container.Netns}
             link set cont{n} master br0 up
             link set br0 up
@@ -189,7 +196,7 @@ internal sealed partial class Lab : IAsyncDisposable
             $"""
             link set lo up
             addr add {host.ContainerAddress(4)}/24 dev eth0
-            addr add {host.ContainerAddress(6)}/64 dev eth0 nodad
+            addr add {host.ContainerAddress(6)}/64 dev eth0
             link set eth0 up
             route add default via 172.17.5{n}.1
             route add default via fd17:5{n}::1

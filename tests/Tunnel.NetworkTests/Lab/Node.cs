@@ -56,7 +56,7 @@ internal partial class Node(string name, string netns)
     {
         const string Look = """
             for object in link address 'route show table all' '-6 route show table all' rule '-6 rule'; do
-                echo "== $object"; ip -o $object
+                echo "== $object"; ip -o $object | sort
             done
             for file in unix raw raw6 packet; do
                 echo "== $file"; tail -n +2 /proc/net/$file | wc -l
