@@ -164,7 +164,7 @@ internal sealed partial class NetworkController : IAsyncDisposable
         string message = first.Place.IsNone ? first.Message : $"{first.Place}: {first.Message}";
         string more = result.Errors.Count > 1 ? $" (and {result.Errors.Count - 1} more)" : "";
         ControlErrorKind kind = first.Kind == ConfigErrorKind.Conflict ? ControlErrorKind.Conflict : ControlErrorKind.Invalid;
-        
+
         // In a request's body the key is what the client wrote; in a file its whole path tells more.
         throw new ControlException(kind, message + more, first.Hint, first.Place.IsNone ? first.Key : first.Field);
     }
