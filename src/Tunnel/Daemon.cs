@@ -83,6 +83,7 @@ internal static partial class Daemon
             events,
             TimeProvider.System);
         await using var network = new NetworkController(config, parts, log);
+        using var signals = new Signals();
         await network.StartAsync();
 
         using var worker = new Worker(
@@ -97,7 +98,7 @@ internal static partial class Daemon
             LogProblem(log, problem);
         }
 
-        using var signals = new Signals(() => ReloadOnSignalAsync(network, notify, log));
+        signals.OnReload(() => ReloadOnSignalAsync(network, notify, log));
         notify.Ready($"network {config.Name}, {config.Peers.Count} peers");
         LogReady(log, config.Name, device.Index, config.Peers.Count);
 
@@ -129,10 +130,14 @@ internal static partial class Daemon
         {
             socket.Connect(new UnixDomainSocketEndPoint(path));
         }
-        catch (SocketException)
+        catch (SocketException nobody) when (nobody.SocketErrorCode == SocketError.ConnectionRefused)
         {
             File.Delete(path);
             return;
+        }
+        catch (SocketException refused)
+        {
+            throw new StartException($"cannot use {path}: {refused.Message}; remove it, or name another run directory with --run-dir");
         }
 
         throw new StartException(
@@ -192,21 +197,22 @@ internal static partial class Daemon
         private readonly TaskCompletionSource _stopped = new(TaskCreationOptions.RunContinuationsAsynchronously);
         private readonly PosixSignalRegistration[] _registrations;
 
-        public Signals(Func<Task> reload)
+        private Func<Task>? _reload;
+
+        public Signals()
         {
             _registrations =
             [
                 PosixSignalRegistration.Create(PosixSignal.SIGTERM, Stop),
                 PosixSignalRegistration.Create(PosixSignal.SIGINT, Stop),
-                PosixSignalRegistration.Create(PosixSignal.SIGHUP, signal =>
-                {
-                    signal.Cancel = true;
-                    _ = reload();
-                }),
+                PosixSignalRegistration.Create(PosixSignal.SIGHUP, Reload),
             ];
         }
 
         public Task Stopped => _stopped.Task;
+
+        /// <summary>What SIGHUP does from now on; before, there is nothing to reload, and it is ignored.</summary>
+        public void OnReload(Func<Task> reload) => Volatile.Write(ref _reload, reload);
 
         public void Dispose()
         {
@@ -214,6 +220,12 @@ internal static partial class Daemon
             {
                 registration.Dispose();
             }
+        }
+
+        private void Reload(PosixSignalContext signal)
+        {
+            signal.Cancel = true;
+            _ = Volatile.Read(ref _reload)?.Invoke();
         }
 
         private void Stop(PosixSignalContext signal)

@@ -156,6 +156,8 @@ public sealed class BadInputTests(ITestOutputHelper output)
     [InlineData("PATCH", "/v1/peers/nobody", """{"key": 1}""", 404)]
     [InlineData("DELETE", "/v1/peers/nobody", null, 404)]
     [InlineData("GET", "/v1/nothing", null, 404)]
+    [InlineData("POST", "/v1/peers/vm2", null, 405)]
+    [InlineData("DELETE", "/v1/network", null, 405)]
     public async Task TheControlApiRefusesWithAReason(string method, string path, string? body, int status)
     {
         await using Lab lab = await Lab.CreateAsync(output, hosts: 1);

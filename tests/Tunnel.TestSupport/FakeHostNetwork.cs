@@ -26,6 +26,12 @@ public sealed class FakeHostNetwork : IHostNetwork
     /// <summary>A route that the kernel refuses to add; none by default.</summary>
     public Func<HostRoute, bool> RefusesRoute { get; set; } = _ => false;
 
+    /// <summary>An address that the kernel refuses to add; none by default.</summary>
+    public Func<IpPrefix, bool> RefusesAddress { get; set; } = _ => false;
+
+    /// <summary>What happens just before a route is removed: somebody else may be quicker.</summary>
+    public Action OnRemoveRoute { get; set; } = () => { };
+
     /// <summary>The device that coalesces UDP.</summary>
     public HostLink? UdpCoalescer { get; set; }
 
@@ -77,6 +83,11 @@ public sealed class FakeHostNetwork : IHostNetwork
     /// <inheritdoc/>
     public void AddAddress(int linkIndex, IpPrefix address) => Locked(() =>
     {
+        if (RefusesAddress(address))
+        {
+            throw new HostNetworkException($"add address {address}", 13, "refused by the test");
+        }
+
         _addresses.Add((linkIndex, address));
         Tell();
         return true;
@@ -128,6 +139,7 @@ public sealed class FakeHostNetwork : IHostNetwork
     /// <inheritdoc/>
     public void RemoveRoute(HostRoute route) => Locked(() =>
     {
+        OnRemoveRoute();
         Tell();
         return _routes.Remove(route) ? true : throw new HostNetworkException("remove route", 3, "No such process");
     });

@@ -4,37 +4,48 @@ using Tunnel.Wire;
 
 namespace Tunnel.Control;
 
-/// <summary>Turns an endpoint's text into an underlay address: a literal as it is, a name by the system's resolver.</summary>
-internal sealed class EndpointResolver
+/// <summary>What a name came to.</summary>
+/// <param name="Address">The address; none where there is none.</param>
+/// <param name="Problem">Why there is none, for people; null where there is one.</param>
+internal readonly record struct Resolution(InetAddress Address, string? Problem);
+
+/// <summary>Turns DNS names into underlay addresses by the system's resolver, all of them at once. Thread-safe, keeps nothing.</summary>
+internal static class EndpointResolver
 {
-    private static readonly TimeSpan Patience = TimeSpan.FromSeconds(3);
-
-    /// <summary>Resolves an endpoint's host.</summary>
-    /// <param name="host">An address or a DNS name.</param>
-    /// <param name="families">Which families this host has a local address of; the first address of one of them is taken.</param>
-    /// <returns>The address, or why there is none.</returns>
-    public static async Task<(InetAddress Address, string? Problem)> ResolveAsync(string host, Func<InetAddress, bool> families)
+    /// <summary>Resolves names. Takes no longer than <paramref name="patience"/>, however many they are.</summary>
+    /// <param name="names">The names.</param>
+    /// <param name="isUsable">Whether this host can send to an address of that family; the first such address is taken, else the first.</param>
+    /// <param name="patience">How long to wait for answers.</param>
+    /// <param name="cancellationToken">Ends the wait.</param>
+    public static async Task<IReadOnlyDictionary<string, Resolution>> ResolveAsync(
+        IEnumerable<string> names,
+        Func<InetAddress, bool> isUsable,
+        TimeSpan patience,
+        CancellationToken cancellationToken)
     {
-        if (InetAddress.TryParse(host, out InetAddress literal))
-        {
-            return (literal, null);
-        }
+        string[] all = [.. names.Distinct(StringComparer.Ordinal)];
+        Resolution[] found = await Task.WhenAll(all.Select(name => ResolveAsync(name, isUsable, patience, cancellationToken)));
+        return all.Zip(found).ToDictionary(pair => pair.First, pair => pair.Second, StringComparer.Ordinal);
+    }
 
+    private static async Task<Resolution> ResolveAsync(
+        string name, Func<InetAddress, bool> isUsable, TimeSpan patience, CancellationToken cancellationToken)
+    {
         try
         {
-            using var patience = new CancellationTokenSource(Patience);
-            IPAddress[] found = await Dns.GetHostAddressesAsync(host, patience.Token);
+            // The system's resolver does not always heed cancellation; who waits for it does.
+            IPAddress[] found = await Dns.GetHostAddressesAsync(name, cancellationToken).WaitAsync(patience, cancellationToken);
             InetAddress[] addresses = [.. found.Select(InetAddress.From)];
-            InetAddress usable = addresses.FirstOrDefault(families, addresses.FirstOrDefault());
-            return usable.IsNone ? (usable, $"endpoint {host} has no address") : (usable, null);
+            InetAddress chosen = addresses.FirstOrDefault(isUsable, addresses.FirstOrDefault());
+            return new Resolution(chosen, chosen.IsNone ? $"endpoint {name} has no address" : null);
         }
         catch (SocketException failure)
         {
-            return (InetAddress.None, $"endpoint {host} does not resolve: {failure.Message}");
+            return new Resolution(InetAddress.None, $"endpoint {name} does not resolve: {failure.Message}");
         }
-        catch (OperationCanceledException)
+        catch (TimeoutException)
         {
-            return (InetAddress.None, $"endpoint {host} does not resolve: no answer within {Patience.TotalSeconds} s");
+            return new Resolution(InetAddress.None, $"endpoint {name} does not resolve: no answer within {patience.TotalSeconds} s");
         }
     }
 }

@@ -55,6 +55,9 @@ internal sealed partial class KernelReconciler
     /// <summary>What keeps the device from being as wanted, for people; empty where all is well.</summary>
     public IReadOnlyList<string> Problems => _problems;
 
+    /// <summary>Whether a wanted route was there, or was made, at the last look.</summary>
+    public bool IsInstalled(IpPrefix prefix) => _installedRoutes.Contains(prefix) && !_routeProblems.ContainsKey(prefix);
+
     /// <summary>Why a wanted route is not there; null where it is.</summary>
     public string? RouteProblem(IpPrefix prefix) => _routeProblems.GetValueOrDefault(prefix);
 
@@ -87,14 +90,19 @@ internal sealed partial class KernelReconciler
     {
         _problems.Clear();
         _routeProblems.Clear();
-        if (_host.FindLink(_link) is not HostLink link)
+        HostLink? link = null;
+        Attempt(() => link = _host.FindLink(_link));
+        if (link is null)
         {
             _problems.Add($"device {_device} is gone");
+            _installedRoutes.Clear();
+            TellNewProblems();
             return null;
         }
 
         TimeSpan? again = null;
-        Attempt(() => ReconcileLink(link, ref again));
+        Attempt(() => ReconcileMtu(link));
+        Attempt(() => ReconcileUp(link, ref again));
         Attempt(() => ReconcileAddresses(ref again));
         Attempt(() => ReconcileRoutes(ref again));
         TellNewProblems();
@@ -105,21 +113,21 @@ internal sealed partial class KernelReconciler
     public void RemoveAll()
     {
         _wanted = _wanted with { Addresses = [], Routes = new Dictionary<IpPrefix, int>() };
-        if (_host.FindLink(_link) is not null)
-        {
-            TimeSpan? again = null;
-            Attempt(() => ReconcileRoutes(ref again));
-            Attempt(() => ReconcileAddresses(ref again));
-        }
+        TimeSpan? again = null;
+        Attempt(() => ReconcileRoutes(ref again));
+        Attempt(() => ReconcileAddresses(ref again));
     }
 
-    private void ReconcileLink(HostLink link, ref TimeSpan? again)
+    private void ReconcileMtu(HostLink link)
     {
         if (link.Mtu != _wanted.Mtu && _wanted.Mtu > 0)
         {
             _host.SetMtu(_link, _wanted.Mtu);
         }
+    }
 
+    private void ReconcileUp(HostLink link, ref TimeSpan? again)
+    {
         if (!link.IsUp && MayRestore("link up", wasThere: _wasUp, ref again))
         {
             _host.SetUp(_link);
@@ -132,11 +140,7 @@ internal sealed partial class KernelReconciler
         IReadOnlyList<IpPrefix> present = _host.GetAddresses(_link);
         foreach (IpPrefix unwanted in _ownAddresses.Except(_wanted.Addresses).ToArray())
         {
-            if (present.Contains(unwanted))
-            {
-                _host.RemoveAddress(_link, unwanted);
-            }
-
+            Remove(() => _host.RemoveAddress(_link, unwanted));
             _ownAddresses.Remove(unwanted);
         }
 
@@ -156,9 +160,13 @@ internal sealed partial class KernelReconciler
             _host.AddAddress(_link, address);
             _ownAddresses.Add(address);
         }
-        catch (HostNetworkException refused) when (!refused.AlreadyExists)
+        catch (HostNetworkException refused)
         {
-            _problems.Add(refused.Message);
+            // Somebody else may have added it between the look and now; then it is there, and it is theirs.
+            if (!refused.AlreadyExists)
+            {
+                _problems.Add(refused.Message);
+            }
         }
     }
 
@@ -171,7 +179,7 @@ internal sealed partial class KernelReconciler
             bool isWanted = _wanted.Routes.ContainsKey(route.Destination);
             if (route.LinkIndex == _link && route.Protocol == RouteProtocol && !isWanted)
             {
-                _host.RemoveRoute(route);
+                Remove(() => _host.RemoveRoute(route));
             }
             else if (route.LinkIndex == _link && isWanted)
             {
@@ -191,7 +199,7 @@ internal sealed partial class KernelReconciler
                 _installedRoutes.Add(prefix);
                 if (route.Protocol == RouteProtocol && route.Mtu != mtu)
                 {
-                    _host.ReplaceRoute(route with { Mtu = mtu });
+                    Attempt(() => _host.ReplaceRoute(route with { Mtu = mtu }));
                 }
             }
             else if (foreign.TryGetValue(prefix, out HostRoute? other))
@@ -266,6 +274,18 @@ internal sealed partial class KernelReconciler
     private HostRoute NewRoute(IpPrefix prefix, int mtu) =>
         new(prefix, _link, RouteProtocol, prefix.Address.IsIpv4 ? 0 : DefaultIpv6Metric, mtu);
 
+    // What somebody else has removed already needs no removing.
+    private void Remove(Action removal) => Attempt(() =>
+    {
+        try
+        {
+            removal();
+        }
+        catch (HostNetworkException refused) when (refused.NotFound)
+        {
+        }
+    });
+
     private void Attempt(Action step)
     {
         try
@@ -274,7 +294,7 @@ internal sealed partial class KernelReconciler
         }
         catch (HostNetworkException refused)
         {
-            // Something changed underneath: the notification of that change brings us back here.
+            // Each step stands for itself. What changed underneath is notified, and that brings us back here.
             _problems.Add(refused.Message);
         }
     }

@@ -44,7 +44,7 @@ internal sealed partial class NetworkController
             state.Peers.Count,
             new Traffic(sent, received),
             drops,
-            [.. state.Problems, .. state.RouteProblems.Select(problem => $"no route for {problem.Key}: {problem.Value}"), .. _parts.Warnings]);
+            [.. state.Problems, .. state.RouteProblems.Select(problem => $"no route for {problem.Key}: {problem.Value}"), .. _warnings]);
     }
 
     /// <summary>GET /v1/peers.</summary>
@@ -59,8 +59,7 @@ internal sealed partial class NetworkController
     public PeerModel DescribePeer(string name)
     {
         NetworkState state = State;
-        Existing(name);
-        return Describe(state.FindPeer(name)!, state);
+        return Describe(state.FindPeer(name) ?? throw NoSuchPeer(name), state);
     }
 
     /// <summary>GET /v1/routes, in the order of the table: by prefix.</summary>

@@ -1,5 +1,6 @@
 using System.Text.Json;
 using Microsoft.Extensions.Logging;
+using Tunnel.Control.Api;
 using Tunnel.Control.Configuration;
 using Tunnel.Dataplane;
 using Tunnel.Wire;
@@ -14,7 +15,12 @@ namespace Tunnel.Control;
 /// </summary>
 internal sealed partial class NetworkController : IAsyncDisposable
 {
-    private static readonly TimeSpan ResolveAgain = TimeSpan.FromSeconds(10);
+    private static readonly TimeSpan TryAgain = TimeSpan.FromSeconds(10);
+
+    // A name server that does not answer keeps nobody from starting; what is not resolved by then is resolved while packets flow.
+    private static readonly TimeSpan PatienceAtStart = TimeSpan.FromMilliseconds(300);
+    private static readonly TimeSpan Patience = TimeSpan.FromSeconds(3);
+    private static readonly Dictionary<string, Resolution> NoNames = [];
 
     private readonly SemaphoreSlim _gate = new(1, 1);
     private readonly CancellationTokenSource _stop = new();
@@ -24,7 +30,10 @@ internal sealed partial class NetworkController : IAsyncDisposable
     private readonly KernelReconciler _kernel;
     private readonly ILogger _log;
     private NetworkState _state;
+    private IReadOnlyList<string> _warnings;
+    private readonly SemaphoreSlim _namesAwaited = new(0, 1);
     private Task _following = Task.CompletedTask;
+    private Task _resolving = Task.CompletedTask;
 
     /// <summary>Prepares a network; <see cref="StartAsync"/> starts it.</summary>
     /// <param name="config">The configuration, checked.</param>
@@ -37,6 +46,7 @@ internal sealed partial class NetworkController : IAsyncDisposable
         _preparation = new PeerPreparation(parts.Host, parts.Device.Index, parts.NetworkCounters.Length);
         _claims = new ClaimSet(parts.Claims);
         _kernel = new KernelReconciler(parts.Host, parts.Device, parts.Events, new RepairBackoff(parts.Time), log);
+        _warnings = parts.Warnings;
         _state = new NetworkState(config with { Peers = [] }, [], 0, null, [], new Dictionary<IpPrefix, string>());
         Wanted = config;
     }
@@ -53,85 +63,114 @@ internal sealed partial class NetworkController : IAsyncDisposable
     /// <exception cref="ClaimConflictException">Another tunneld in this namespace receives from the same endpoint under the same key.</exception>
     public async Task StartAsync()
     {
-        NetworkState next = await PrepareAsync(Wanted, resolveAll: true);
+        IReadOnlyDictionary<string, Resolution> names = await _preparation.ResolveAsync(Wanted, Wanted.Peers, PatienceAtStart, _stop.Token);
+        NetworkState next = Prepare(Wanted, names);
         _claims.Replace(next.Peers);
         TimeSpan? again = Enact(next);
         _following = FollowHostAsync(again);
+        _resolving = ResolveNamesAsync();
     }
 
     /// <summary>Creates or replaces a peer.</summary>
     /// <param name="name">Its name.</param>
     /// <param name="body">What would stand under peers.NAME.</param>
     /// <param name="createOnly">Whether to refuse where there is one already.</param>
-    /// <returns>Whether the peer is new.</returns>
+    /// <param name="cancellationToken">Gives up the wait for other changes; a change that has begun is finished.</param>
+    /// <returns>Whether the peer is new, and the peer.</returns>
     /// <exception cref="ControlException">Refused; nothing has changed.</exception>
-    public Task<bool> PutPeerAsync(string name, JsonElement body, bool createOnly) => SerialisedAsync(async () =>
+    public async Task<(bool IsNew, PeerModel Peer)> PutPeerAsync(
+        string name, JsonElement body, bool createOnly, CancellationToken cancellationToken = default)
     {
-        PeerConfig? existing = State.Config.FindPeer(name);
-        if (existing is not null && createOnly)
-        {
-            throw new ControlException(ControlErrorKind.Conflict, $"peer {name} exists already", $"change it with: tunnelctl set-peer {name}");
-        }
-
         PeerConfig peer = Checked(PeerReader.Put(name, body));
-        await ChangePeerAsync(peer, existing);
-        Tell(existing is null ? "peer-added" : "peer-changed", name, Summary(peer));
-        return existing is null;
-    });
+        IReadOnlyDictionary<string, Resolution> names = await _preparation.ResolveAsync(State.Config, [peer], Patience, cancellationToken);
+        return await SerialisedAsync(
+            () =>
+            {
+                PeerConfig? existing = State.Config.FindPeer(name);
+                if (existing is not null && createOnly)
+                {
+                    throw new ControlException(ControlErrorKind.Conflict, $"peer {name} exists already", $"change it with: tunnelctl set-peer {name}");
+                }
+
+                RefuseUnreadFile(existing, name);
+                ChangePeer(peer, existing, names);
+                Tell(existing is null ? "peer-added" : "peer-changed", name, Summary(peer));
+                return (existing is null, DescribePeer(name));
+            },
+            cancellationToken);
+    }
 
     /// <summary>Changes a peer in place: only what the body names.</summary>
     /// <exception cref="ControlException">Refused; nothing has changed.</exception>
-    public Task PatchPeerAsync(string name, JsonElement body) => SerialisedAsync(async () =>
+    public async Task<PeerModel> PatchPeerAsync(string name, JsonElement body, CancellationToken cancellationToken = default)
     {
-        PeerConfig existing = Existing(name);
-        PeerConfig peer = Checked(PeerReader.Patch(existing, body));
-        await ChangePeerAsync(peer, existing);
-        Tell("peer-changed", name, Summary(peer));
-        return true;
-    });
+        PeerConfig drafted = Checked(PeerReader.Patch(Existing(name), body));
+        IReadOnlyDictionary<string, Resolution> names = await _preparation.ResolveAsync(State.Config, [drafted], Patience, cancellationToken);
+        return await SerialisedAsync(
+            () =>
+            {
+                PeerConfig existing = Existing(name);
+                PeerConfig peer = Checked(PeerReader.Patch(existing, body));
+                ChangePeer(peer, existing, names);
+                Tell("peer-changed", name, Summary(peer));
+                return DescribePeer(name);
+            },
+            cancellationToken);
+    }
 
     /// <summary>Removes a peer.</summary>
     /// <exception cref="ControlException">Refused; nothing has changed.</exception>
-    public Task RemovePeerAsync(string name) => SerialisedAsync(async () =>
-    {
-        PeerConfig existing = Existing(name);
-        NetworkConfig next = Checked(State.Config.WithoutPeer(name));
-        await ChangeAsync(next, () => ForgetStored(existing));
-        Tell("peer-removed", name, Summary(existing));
-        return true;
-    });
+    public Task RemovePeerAsync(string name, CancellationToken cancellationToken = default) => SerialisedAsync(
+        () =>
+        {
+            PeerConfig existing = Existing(name);
+            NetworkConfig next = Checked(State.Config.WithoutPeer(name));
+            Change(next, NoNames, () => ForgetStored(existing));
+            Tell("peer-removed", name, Summary(existing));
+            return true;
+        },
+        cancellationToken);
 
     /// <summary>Reads the configuration again and changes what differs. Ephemeral peers stay.</summary>
     /// <exception cref="ControlException">Refused; nothing has changed.</exception>
-    public Task<ReloadResult> ReloadAsync() => SerialisedAsync(async () =>
+    public async Task<ReloadResult> ReloadAsync(CancellationToken cancellationToken = default)
     {
-        NetworkConfig current = State.Config;
-        NetworkConfig next = Checked(ConfigReader.Load(_parts.ConfigPath));
-        if (!next.Underlay.Local.SequenceEqual(current.Underlay.Local))
-        {
-            throw new ControlException(
-                ControlErrorKind.Conflict,
-                "underlay.local has changed, and the sockets are bound to it",
-                $"restart the daemon: systemctl restart tunneld@{current.Name}",
-                "underlay.local");
-        }
+        ConfigResult<NetworkConfig> read = ConfigReader.Load(_parts.ConfigPath);
+        NetworkConfig wanted = Checked(read);
+        IReadOnlyDictionary<string, Resolution> names = await _preparation.ResolveAsync(wanted, wanted.Peers, Patience, cancellationToken);
+        return await SerialisedAsync(
+            () =>
+            {
+                NetworkConfig current = State.Config;
+                if (!wanted.Underlay.Local.SequenceEqual(current.Underlay.Local))
+                {
+                    throw new ControlException(
+                        ControlErrorKind.Conflict,
+                        "underlay.local has changed, and the sockets are bound to it",
+                        $"restart the daemon: systemctl restart tunneld@{current.Name}",
+                        "underlay.local");
+                }
 
-        next = Checked(next.WithEphemeral(current.Peers.Where(peer => peer.Origin == PeerOrigin.Ephemeral)));
-        await ChangeAsync(next, commit: null, resolveAll: true);
-        ReloadResult result = Difference(current, next);
-        Tell("reloaded", null, $"{result.Added.Count} peers added, {result.Changed.Count} changed, {result.Removed.Count} removed");
-        return result;
-    });
+                NetworkConfig next = Checked(wanted.WithEphemeral(current.Peers.Where(peer => peer.Origin == PeerOrigin.Ephemeral)));
+                Change(next, names, commit: null);
+                _warnings = [.. read.Warnings.Select(warning => warning.ToString())];
+                ReloadResult result = Difference(current, next);
+                Tell("reloaded", null, $"{result.Added.Count} peers added, {result.Changed.Count} changed, {result.Removed.Count} removed");
+                return result;
+            },
+            cancellationToken);
+    }
 
     /// <summary>Stops following the host and removes our routes and addresses.</summary>
     public async ValueTask DisposeAsync()
     {
         await _stop.CancelAsync();
-        await _following;
+        await Task.WhenAll(_following, _resolving);
         await _gate.WaitAsync();
         _kernel.RemoveAll();
         _claims.Dispose();
         _gate.Dispose();
+        _namesAwaited.Dispose();
         _stop.Dispose();
     }
 
@@ -170,13 +209,23 @@ internal sealed partial class NetworkController : IAsyncDisposable
     }
 
     private PeerConfig Existing(string name) =>
-        State.Config.FindPeer(name) ??
-        throw new ControlException(ControlErrorKind.NotFound, $"no peer is called {name}", "list them with: tunnelctl show");
+        State.Config.FindPeer(name) ?? throw NoSuchPeer(name);
 
-    private async Task ChangePeerAsync(PeerConfig peer, PeerConfig? existing)
+    private static ControlException NoSuchPeer(string name) =>
+        new(ControlErrorKind.NotFound, $"no peer is called {name}", "list them with: tunnelctl show");
+
+    // A file that was put beside the others by hand, and not read yet, is somebody's work.
+    private void RefuseUnreadFile(PeerConfig? existing, string name)
     {
-        NetworkConfig next = Checked(State.Config.WithPeer(peer));
-        await ChangeAsync(next, () =>
+        string file = Path.Combine(PeerStore.DirectoryOf(_parts.ConfigPath), name + PeerStore.Extension);
+        if (existing is null && File.Exists(file))
+        {
+            throw new ControlException(ControlErrorKind.Conflict, $"{file} exists, but has not been read", "read it first: tunnelctl reload");
+        }
+    }
+
+    private void ChangePeer(PeerConfig peer, PeerConfig? existing, IReadOnlyDictionary<string, Resolution> names) =>
+        Change(Checked(State.Config.WithPeer(peer)), names, () =>
         {
             if (peer.Origin == PeerOrigin.Stored)
             {
@@ -187,7 +236,6 @@ internal sealed partial class NetworkController : IAsyncDisposable
                 ForgetStored(existing);
             }
         });
-    }
 
     private void Store(PeerConfig peer)
     {
@@ -219,12 +267,12 @@ internal sealed partial class NetworkController : IAsyncDisposable
     }
 
     // One change from the decision to the disk. The disk comes last: it is what can't be taken back.
-    private async Task ChangeAsync(NetworkConfig config, Action? commit, bool resolveAll = false)
+    private void Change(NetworkConfig config, IReadOnlyDictionary<string, Resolution> names, Action? commit)
     {
         NetworkState before = State;
-        NetworkState next = await PrepareAsync(config, resolveAll);
+        NetworkState next = Prepare(config, names);
         RefuseForeignRoutes(before, next);
-        RefuseUnresolvable(before, next);
+        RefuseUselessEndpoints(before, next);
         try
         {
             _claims.Extend(next.Peers);
@@ -237,7 +285,7 @@ internal sealed partial class NetworkController : IAsyncDisposable
         try
         {
             Enact(next);
-            RefuseFailedRoutes(before, next);
+            RefuseHalfDone(before, next);
             commit?.Invoke();
         }
         catch
@@ -250,9 +298,9 @@ internal sealed partial class NetworkController : IAsyncDisposable
         _claims.Replace(next.Peers);
     }
 
-    private async Task<NetworkState> PrepareAsync(NetworkConfig config, bool resolveAll)
+    private NetworkState Prepare(NetworkConfig config, IReadOnlyDictionary<string, Resolution> names)
     {
-        IReadOnlyList<PeerEntry> peers = await _preparation.PrepareAsync(config, State.Peers, resolveAll);
+        IReadOnlyList<PeerEntry> peers = _preparation.Prepare(config, State.Peers, names);
         int mtu = config.Interface.Mtu ?? _preparation.AutomaticMtu(config, peers);
         string? coalescer = _parts.Host.FindUdpCoalescingLink(_parts.Device.Index)?.Name;
         return new NetworkState(config, peers, mtu, coalescer, [], new Dictionary<IpPrefix, string>());
@@ -271,27 +319,36 @@ internal sealed partial class NetworkController : IAsyncDisposable
         }
     }
 
-    private static void RefuseUnresolvable(NetworkState before, NetworkState next)
+    private static void RefuseUselessEndpoints(NetworkState before, NetworkState next)
     {
-        foreach (PeerEntry entry in next.Peers)
+        foreach (PeerEntry entry in next.Peers.Where(entry => entry.Address.IsNone))
         {
-            bool isNew = before.FindPeer(entry.Config.Name)?.Config.Endpoint != entry.Config.Endpoint;
-            if (isNew && entry.Address.IsNone)
+            if (before.FindPeer(entry.Config.Name)?.Config.Endpoint == entry.Config.Endpoint && !entry.IsClash)
             {
-                throw new ControlException(ControlErrorKind.Invalid, entry.Problems[0], "use an address, or mend the name", "endpoint");
+                continue;
             }
+
+            throw entry.IsClash
+                ? new ControlException(ControlErrorKind.Conflict, entry.Problems[0], "choose another endpoint or key", "endpoint")
+                : new ControlException(ControlErrorKind.Invalid, entry.Problems[0], "use an address, or mend the name", "endpoint");
         }
     }
 
-    // The kernel may refuse a route for reasons of its own (a race with somebody else's, a subnet it can't route).
-    private void RefuseFailedRoutes(NetworkState before, NetworkState next)
+    // The kernel may refuse for reasons of its own: a race with somebody else, a subnet or an address that it can't have.
+    private void RefuseHalfDone(NetworkState before, NetworkState next)
     {
         foreach (IpPrefix prefix in next.Prefixes.Except(before.Prefixes))
         {
-            if (_kernel.RouteProblem(prefix) is string problem)
+            if (!_kernel.IsInstalled(prefix))
             {
+                string problem = _kernel.RouteProblem(prefix) ?? _kernel.Problems.FirstOrDefault("the kernel did not take it");
                 throw new ControlException(ControlErrorKind.Conflict, $"no route for {prefix}: {problem}", field: "subnets");
             }
+        }
+
+        if (_kernel.Problems.Except(before.Problems).FirstOrDefault() is string refusal)
+        {
+            throw new ControlException(ControlErrorKind.Failed, $"the kernel refused: {refusal}");
         }
     }
 
@@ -307,18 +364,23 @@ internal sealed partial class NetworkController : IAsyncDisposable
     private void Publish(NetworkState next)
     {
         var routeProblems = next.Prefixes
-            .Select(prefix => (prefix, problem: _kernel.RouteProblem(prefix)))
+            .Select(prefix => (prefix, problem: _kernel.RouteProblem(prefix) ?? (_kernel.IsInstalled(prefix) ? null : "not installed")))
             .Where(route => route.problem is not null)
             .ToDictionary(route => route.prefix, route => route.problem!);
         IEnumerable<string> coalescing = next.UdpCoalescer is string device
             ? [$"{device} coalesces UDP, so the kernel may glue datagrams together, which are then dropped (CoalescedUdp): " +
                $"ethtool -K {device} rx-udp-gro-forwarding off rx-gro-list off"]
             : [];
+        if (next.Peers.Any(entry => entry.AwaitsName) && _namesAwaited.CurrentCount == 0)
+        {
+            _namesAwaited.Release();
+        }
+
         Volatile.Write(ref _state, next with { Problems = [.. _kernel.Problems, .. coalescing], RouteProblems = routeProblems });
     }
 
     // Follows the host's notifications for as long as the network lives. Nothing is polled; a deadline is set only while something
-    // is left alone for a while, or a name waits to be resolved.
+    // that others keep deleting is left alone for a while.
     private async Task FollowHostAsync(TimeSpan? again)
     {
         try
@@ -326,8 +388,7 @@ internal sealed partial class NetworkController : IAsyncDisposable
             Task change = _parts.Host.WaitForChangeAsync(_stop.Token);
             while (true)
             {
-                TimeSpan? deadline = State.Peers.Any(peer => peer.Address.IsNone) && !(again < ResolveAgain) ? ResolveAgain : again;
-                Task timer = Task.Delay(deadline ?? Timeout.InfiniteTimeSpan, _parts.Time, _stop.Token);
+                Task timer = Task.Delay(again ?? Timeout.InfiniteTimeSpan, _parts.Time, _stop.Token);
                 Task first = await Task.WhenAny(change, timer);
                 await first;
                 if (first == change)
@@ -335,7 +396,7 @@ internal sealed partial class NetworkController : IAsyncDisposable
                     change = _parts.Host.WaitForChangeAsync(_stop.Token);
                 }
 
-                again = await SerialisedAsync(RefreshAsync);
+                again = await SerialisedAsync(() => Refresh(NoNames), _stop.Token);
             }
         }
         catch (OperationCanceledException) when (_stop.IsCancellationRequested)
@@ -344,47 +405,68 @@ internal sealed partial class NetworkController : IAsyncDisposable
         }
     }
 
-    private async Task<TimeSpan?> RefreshAsync()
+    // Resolves the names that have no address yet, again and again until they have one. Sleeps while there are none.
+    private async Task ResolveNamesAsync()
     {
-        NetworkState before = State;
-        NetworkState next;
         try
         {
-            next = await PrepareAsync(before.Config, resolveAll: false);
+            while (true)
+            {
+                await _namesAwaited.WaitAsync(_stop.Token);
+                PeerConfig[] waiting = [.. State.Peers.Where(entry => entry.AwaitsName).Select(entry => entry.Config)];
+                IReadOnlyDictionary<string, Resolution> names = await _preparation.ResolveAsync(State.Config, waiting, Patience, _stop.Token);
+                await SerialisedAsync(() => Refresh(names), _stop.Token);
+                if (State.Peers.Any(entry => entry.AwaitsName))
+                {
+                    await Task.Delay(TryAgain, _parts.Time, _stop.Token);
+                }
+            }
         }
-        catch (HostNetworkException refused)
+        catch (OperationCanceledException) when (_stop.IsCancellationRequested)
         {
-            LogRefused(refused.Message);
-            return ResolveAgain;
+            // The network stops.
         }
-
-        if (next.LooksLike(before))
-        {
-            TimeSpan? again = _kernel.Apply(before.ToKernelState());
-            Publish(before);
-            return again;
-        }
-
-        try
-        {
-            _claims.Replace(next.Peers);
-        }
-        catch (ClaimConflictException conflict)
-        {
-            LogConflict(conflict.Message);
-            return ResolveAgain;
-        }
-
-        LogPathsChanged();
-        return Enact(next);
     }
 
-    private async Task<T> SerialisedAsync<T>(Func<Task<T>> change)
+    // Looks at the host anew. Whatever goes wrong is logged and tried again: the network goes on as it is.
+    private TimeSpan? Refresh(IReadOnlyDictionary<string, Resolution> names)
     {
-        await _gate.WaitAsync(_stop.Token);
         try
         {
-            return await change();
+            NetworkState before = State;
+            NetworkState next = Prepare(before.Config, names);
+            if (next.LooksLike(before))
+            {
+                TimeSpan? again = _kernel.Apply(before.ToKernelState());
+                Publish(before);
+                return again;
+            }
+
+            _claims.Replace(next.Peers);
+            LogPathsChanged();
+            return Enact(next);
+        }
+        catch (Exception failure) when (failure is HostNetworkException or ClaimConflictException or IOException)
+        {
+            LogRefused(failure.Message);
+            return TryAgain;
+        }
+#pragma warning disable CA1031 // A bug here must not end the repair of routes for the rest of the process's life.
+        catch (Exception bug)
+#pragma warning restore CA1031
+        {
+            LogBug(bug);
+            return TryAgain;
+        }
+    }
+
+    private async Task<T> SerialisedAsync<T>(Func<T> change, CancellationToken cancellationToken)
+    {
+        using var either = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken, _stop.Token);
+        await _gate.WaitAsync(either.Token);
+        try
+        {
+            return change();
         }
         finally
         {
@@ -401,6 +483,6 @@ internal sealed partial class NetworkController : IAsyncDisposable
     [LoggerMessage(Level = LogLevel.Information, Message = "paths to peers have changed; following")]
     private partial void LogPathsChanged();
 
-    [LoggerMessage(Level = LogLevel.Error, Message = "{Conflict}")]
-    private partial void LogConflict(string conflict);
+    [LoggerMessage(Level = LogLevel.Error, Message = "a bug in following the host's changes, will try again")]
+    private partial void LogBug(Exception bug);
 }

@@ -17,11 +17,27 @@ internal sealed class PeerPreparation(IHostNetwork host, int tunIndex, int worke
     // fe80::/10 (RFC 4291 section 2.5.6): good for one link only, and of no use as a source towards an endpoint.
     private static readonly IpPrefix LinkLocal = new(new InetAddress((UInt128)0xfe80 << 112), 10);
 
+    /// <summary>
+    /// Resolves the names among some peers' endpoints. It may take as long as <paramref name="patience"/> says, so nobody should be kept
+    /// waiting for it; may be called from any thread.
+    /// </summary>
+    public Task<IReadOnlyDictionary<string, Resolution>> ResolveAsync(
+        NetworkConfig config, IEnumerable<PeerConfig> peers, TimeSpan patience, CancellationToken cancellationToken)
+    {
+        InetAddress[] local = [.. LocalAddresses(config)];
+        return EndpointResolver.ResolveAsync(
+            peers.Where(peer => peer.Endpoint.IsName).Select(peer => peer.Endpoint.Host),
+            address => local.Length == 0 || local.Any(own => own.IsIpv4 == address.IsIpv4),
+            patience,
+            cancellationToken);
+    }
+
     /// <summary>Prepares all peers. What counts and sequence numbers a peer of the same name has is kept.</summary>
     /// <param name="config">The configuration.</param>
     /// <param name="before">The peers as they are now.</param>
-    /// <param name="resolveAll">Whether names that have been resolved already are resolved again.</param>
-    public async Task<IReadOnlyList<PeerEntry>> PrepareAsync(NetworkConfig config, IReadOnlyList<PeerEntry> before, bool resolveAll)
+    /// <param name="names">What names came to lately. One that is not there, or has failed, keeps the address that it had.</param>
+    public IReadOnlyList<PeerEntry> Prepare(
+        NetworkConfig config, IReadOnlyList<PeerEntry> before, IReadOnlyDictionary<string, Resolution> names)
     {
         Dictionary<string, PeerEntry> known = before.ToDictionary(entry => entry.Config.Name, StringComparer.Ordinal);
         var entries = new List<PeerEntry>(config.Peers.Count);
@@ -29,24 +45,9 @@ internal sealed class PeerPreparation(IHostNetwork host, int tunIndex, int worke
         foreach (PeerConfig peer in config.Peers)
         {
             PeerEntry? old = known.GetValueOrDefault(peer.Name);
-            (InetAddress address, string? unresolved) = await ResolveAsync(config, peer, resolveAll ? null : old);
-            if (unresolved is null && peer.Endpoint.IsName && config.FindSubnet(address) is (PeerConfig owner, IpPrefix subnet))
-            {
-                // What the file's check refuses for literal addresses: packets to the endpoint would enter the network again.
-                unresolved = $"endpoint {peer.Endpoint} is {address}, which lies in subnet {subnet} of peer {owner.Name}";
-                address = InetAddress.None;
-            }
-
-            PeerEntry entry = Prepare(config, peer, address, unresolved, old);
-
-            // Names that differ may lead to one address; then packets can't be told apart, and the first in the file has them.
-            if (!address.IsNone && !senders.TryAdd((address, peer.Key?.In), peer.Name))
-            {
-                string clash = $"endpoint {peer.Endpoint} is {address}, which peer {senders[(address, peer.Key?.In)]} has already under the same key";
-                entry = Prepare(config, peer, InetAddress.None, clash, old);
-            }
-
-            entries.Add(entry);
+            (InetAddress address, string? problem) = AddressOf(peer, old, names);
+            string? clash = problem is null ? FindClash(config, peer, address, senders) : null;
+            entries.Add(Prepare(config, peer, clash is null ? address : InetAddress.None, problem ?? clash, old) with { IsClash = clash is not null });
         }
 
         return entries;
@@ -67,15 +68,64 @@ internal sealed class PeerPreparation(IHostNetwork host, int tunIndex, int worke
         return Math.Min(link?.Mtu ?? UsualUnderlayMtu, LargestIpPacket) - overhead;
     }
 
-    private static Task<(InetAddress Address, string? Problem)> ResolveAsync(NetworkConfig config, PeerConfig peer, PeerEntry? old)
+    private static Resolution AddressOf(PeerConfig peer, PeerEntry? old, IReadOnlyDictionary<string, Resolution> names)
     {
-        if (old is not null && old.Config.Endpoint == peer.Endpoint && !old.Address.IsNone)
+        if (!peer.Endpoint.IsName)
         {
-            return Task.FromResult<(InetAddress, string?)>((old.Address, null));
+            return new Resolution(peer.Endpoint.Address, null);
         }
 
-        EquatableList<InetAddress> local = config.Underlay.Local;
-        return EndpointResolver.ResolveAsync(peer.Endpoint.Host, address => local.Count == 0 || local.Any(own => own.IsIpv4 == address.IsIpv4));
+        bool isKnown = names.TryGetValue(peer.Endpoint.Host, out Resolution resolved);
+        if (isKnown && resolved.Problem is null)
+        {
+            return resolved;
+        }
+
+        // A name server that is down takes no peer down.
+        if (old is not null && old.Config.Endpoint == peer.Endpoint && !old.Address.IsNone)
+        {
+            return new Resolution(old.Address, null);
+        }
+
+        return isKnown ? resolved : new Resolution(InetAddress.None, $"endpoint {peer.Endpoint} is not resolved yet");
+    }
+
+    // What the configuration's check refuses for literal addresses can come about through a name. The first in the file goes before.
+    private static string? FindClash(
+        NetworkConfig config, PeerConfig peer, InetAddress address, Dictionary<(InetAddress, uint?), string> senders)
+    {
+        if (!senders.TryAdd((address, peer.Key?.In), peer.Name))
+        {
+            return $"endpoint {peer.Endpoint} is {Also(peer, address)}the endpoint of peer {senders[(address, peer.Key?.In)]}, under the same key";
+        }
+
+        if (!peer.Endpoint.IsName)
+        {
+            return null;
+        }
+
+        if (config.FindSubnet(address) is (PeerConfig owner, IpPrefix subnet))
+        {
+            return $"endpoint {peer.Endpoint} is {address}, which lies in subnet {subnet} of peer {owner.Name}";
+        }
+
+        bool isOwn = config.Underlay.Local.Contains(address) || config.Interface.Addresses.Any(own => own.Contains(address)) ||
+            System.Net.IPAddress.IsLoopback(address.ToIPAddress());
+        return isOwn ? $"endpoint {peer.Endpoint} is {address}, an address of this host or of the overlay" : null;
+    }
+
+    private static string Also(PeerConfig peer, InetAddress address) => peer.Endpoint.IsName ? $"{address}, " : "";
+
+    private IEnumerable<InetAddress> LocalAddresses(NetworkConfig config)
+    {
+        if (config.Underlay.Interface is not string name)
+        {
+            return config.Underlay.Local;
+        }
+
+        return host.FindLink(name) is HostLink link
+            ? host.GetAddresses(link.Index).Select(prefix => prefix.Address).Where(own => !LinkLocal.Contains(own))
+            : [];
     }
 
     private PeerEntry Prepare(NetworkConfig config, PeerConfig peer, InetAddress address, string? unresolved, PeerEntry? old)
@@ -113,14 +163,12 @@ internal sealed class PeerPreparation(IHostNetwork host, int tunIndex, int worke
         InetAddress local = config.Underlay.Local.FirstOrDefault(own => own.IsIpv4 == address.IsIpv4);
         if (config.Underlay.Interface is string name)
         {
-            if (host.FindLink(name) is not HostLink link)
+            if (host.FindLink(name) is null)
             {
                 return (null, $"underlay interface {name} does not exist");
             }
 
-            local = host.GetAddresses(link.Index)
-                .Select(prefix => prefix.Address)
-                .FirstOrDefault(own => own.IsIpv4 == address.IsIpv4 && !LinkLocal.Contains(own));
+            local = LocalAddresses(config).FirstOrDefault(own => own.IsIpv4 == address.IsIpv4);
             if (local.IsNone)
             {
                 return (null, $"underlay interface {name} has no {(address.IsIpv4 ? "IPv4" : "IPv6")} address");

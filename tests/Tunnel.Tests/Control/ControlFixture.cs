@@ -63,7 +63,8 @@ internal sealed class ControlFixture : IAsyncDisposable
 
     public static JsonElement Json(string text) => JsonDocument.Parse(text).RootElement;
 
-    public Task<bool> PutAsync(string name, string body, bool createOnly = true) => Network.PutPeerAsync(name, Json(body), createOnly);
+    public async Task<bool> PutAsync(string name, string body, bool createOnly = true) =>
+        (await Network.PutPeerAsync(name, Json(body), createOnly)).IsNew;
 
     public bool HasRoute(string prefix) =>
         Host.GetRoutes().Any(route => route.Destination == FakeHostNetwork.Prefix(prefix) && route is { LinkIndex: 7, Protocol: 147 });

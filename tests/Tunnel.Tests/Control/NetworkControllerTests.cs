@@ -286,7 +286,7 @@ public sealed class NetworkControllerTests
         Assert.Equal(9u, fixture.Receiver("172.17.52.9")!.Settings.KeyIn);
 
         await File.WriteAllTextAsync(fixture.ConfigPath, NoPeers + "peers:\n  vm2: {endpoint: 192.168.40.12, subnet: [172.17.52.0/24]}\n");
-        ControlException refused = await Assert.ThrowsAsync<ControlException>(fixture.Network.ReloadAsync);
+        ControlException refused = await Assert.ThrowsAsync<ControlException>(() => fixture.Network.ReloadAsync());
         Assert.Equal(ControlErrorKind.Invalid, refused.Kind);
         Assert.Contains(":4:", refused.Message, StringComparison.Ordinal);
         Assert.True(fixture.HasRoute("172.17.53.0/24"));
@@ -298,7 +298,7 @@ public sealed class NetworkControllerTests
     {
         await using ControlFixture fixture = await StartAsync(OnePeer);
         await File.WriteAllTextAsync(fixture.ConfigPath, OnePeer.Replace("192.168.40.11", "192.168.40.111", StringComparison.Ordinal));
-        ControlException refused = await Assert.ThrowsAsync<ControlException>(fixture.Network.ReloadAsync);
+        ControlException refused = await Assert.ThrowsAsync<ControlException>(() => fixture.Network.ReloadAsync());
         Assert.Equal(ControlErrorKind.Conflict, refused.Kind);
         Assert.Equal("underlay.local", refused.Field);
     }
@@ -337,5 +337,59 @@ public sealed class NetworkControllerTests
         using var deadline = new CancellationTokenSource(TimeSpan.FromSeconds(10));
         Assert.Equal("peer-added", (await subscription.Events.ReadAsync(deadline.Token)).Event);
         Assert.Equal("restored", (await subscription.Events.ReadAsync(deadline.Token)).Event);
+    }
+
+    [Fact]
+    public async Task ARouteThatSomebodyRemovesFirstStopsNothing()
+    {
+        await using ControlFixture fixture = await StartAsync(NoPeers);
+        await fixture.PutAsync("vm2", Vm2);
+        await fixture.PutAsync("vm3", Vm3);
+        fixture.Host.OnRemoveRoute = () => fixture.Host.Change((_, _, routes) => routes.RemoveAll(route => route.Protocol == 147));
+        await fixture.Network.RemovePeerAsync("vm2");
+        fixture.Host.OnRemoveRoute = () => { };
+        await EventuallyAsync(() => fixture.HasRoute("172.17.53.0/24"));
+        Assert.False(fixture.HasRoute("172.17.52.0/24"));
+    }
+
+    [Fact]
+    public async Task AnAddressThatTheKernelRefusesTakesTheReloadBack()
+    {
+        await using ControlFixture fixture = await StartAsync(OnePeer);
+        fixture.Host.RefusesAddress = address => address == FakeHostNetwork.Prefix("fd10::1/64");
+        await File.WriteAllTextAsync(fixture.ConfigPath, OnePeer.Replace("10.0.201.1/24", "'fd10::1/64', 10.0.201.7/24", StringComparison.Ordinal));
+        ControlException refused = await Assert.ThrowsAsync<ControlException>(() => fixture.Network.ReloadAsync());
+        Assert.Equal(ControlErrorKind.Failed, refused.Kind);
+        Assert.Equal([FakeHostNetwork.Prefix("10.0.201.1/24")], fixture.Host.GetAddresses(7));
+    }
+
+    [Fact]
+    public async Task AFileThatWasNotReadYetIsNotOverwritten()
+    {
+        await using ControlFixture fixture = await StartAsync(NoPeers);
+        string file = Path.Combine(Path.ChangeExtension(fixture.ConfigPath, ".d"), "vm2.yaml");
+        Directory.CreateDirectory(Path.GetDirectoryName(file)!);
+        await File.WriteAllTextAsync(file, "endpoint: 192.168.40.22\nsubnets: [172.17.52.0/24]\n");
+        ControlException refused = await Assert.ThrowsAsync<ControlException>(() => fixture.PutAsync("vm2", Vm2));
+        Assert.Equal(ControlErrorKind.Conflict, refused.Kind);
+        Assert.Contains("reload", refused.Hint, StringComparison.Ordinal);
+        Assert.Contains("192.168.40.22", await File.ReadAllTextAsync(file), StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public async Task WhatGoesWrongWhileFollowingTheHostIsTriedAgain()
+    {
+        await using ControlFixture fixture = await StartAsync(OnePeer);
+        bool failed = false;
+        fixture.Host.Paths = _ =>
+        {
+            failed = true;
+            throw new InvalidOperationException("a bug");
+        };
+        fixture.Host.Change((_, _, _) => { });
+        await EventuallyAsync(() => Volatile.Read(ref failed));
+        fixture.Host.Paths = _ => new HostPath(FakeHostNetwork.Address("192.168.40.11"), 2, 1500);
+        fixture.Host.Change((_, _, routes) => routes.Clear());
+        await EventuallyAsync(() => fixture.HasRoute("172.17.52.0/24"));
     }
 }

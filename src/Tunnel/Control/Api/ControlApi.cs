@@ -73,37 +73,33 @@ internal sealed partial class ControlApi : IAsyncDisposable
         _app.MapPatch("/v1/peers/{name}", PatchPeerAsync);
         _app.MapDelete("/v1/peers/{name}", DeletePeerAsync);
         _app.MapPost("/v1/reload", ReloadAsync);
-        _app.MapFallback(context => WriteErrorAsync(
-            context,
-            StatusCodes.Status404NotFound,
-            new ErrorModel($"no such path: {context.Request.Path}", "see docs/api.md for the paths under /v1", null)));
     }
 
     private async Task PutPeerAsync(HttpContext context)
     {
         bool createOnly = context.Request.Headers.IfNoneMatch == "*";
         using JsonDocument body = await ReadAsync(context);
-        bool isNew = await _network.PutPeerAsync(NameOf(context), body.RootElement, createOnly);
+        (bool isNew, PeerModel peer) = await _network.PutPeerAsync(NameOf(context), body.RootElement, createOnly, context.RequestAborted);
         context.Response.StatusCode = isNew ? StatusCodes.Status201Created : StatusCodes.Status200OK;
-        await WriteAsync(context, _network.DescribePeer(NameOf(context)), ApiJson.Default.PeerModel);
+        await WriteAsync(context, peer, ApiJson.Default.PeerModel);
     }
 
     private async Task PatchPeerAsync(HttpContext context)
     {
         using JsonDocument body = await ReadAsync(context);
-        await _network.PatchPeerAsync(NameOf(context), body.RootElement);
-        await WriteAsync(context, _network.DescribePeer(NameOf(context)), ApiJson.Default.PeerModel);
+        PeerModel peer = await _network.PatchPeerAsync(NameOf(context), body.RootElement, context.RequestAborted);
+        await WriteAsync(context, peer, ApiJson.Default.PeerModel);
     }
 
     private async Task DeletePeerAsync(HttpContext context)
     {
-        await _network.RemovePeerAsync(NameOf(context));
+        await _network.RemovePeerAsync(NameOf(context), context.RequestAborted);
         context.Response.StatusCode = StatusCodes.Status204NoContent;
     }
 
     private async Task ReloadAsync(HttpContext context)
     {
-        ReloadResult result = await _network.ReloadAsync();
+        ReloadResult result = await _network.ReloadAsync(context.RequestAborted);
         await WriteAsync(context, new ReloadModel(result.Added, result.Changed, result.Removed), ApiJson.Default.ReloadModel);
     }
 
@@ -134,7 +130,12 @@ internal sealed partial class ControlApi : IAsyncDisposable
         try
         {
             await next(context);
-            if (context.Response is { StatusCode: StatusCodes.Status405MethodNotAllowed, HasStarted: false })
+            if (context.Response is { StatusCode: StatusCodes.Status404NotFound, HasStarted: false })
+            {
+                var error = new ErrorModel($"no such path: {context.Request.Path}", "see docs/api.md for the paths under /v1", null);
+                await WriteErrorAsync(context, StatusCodes.Status404NotFound, error);
+            }
+            else if (context.Response is { StatusCode: StatusCodes.Status405MethodNotAllowed, HasStarted: false })
             {
                 var error = new ErrorModel($"{context.Request.Method} is not possible on {context.Request.Path}", $"allowed: {context.Response.Headers.Allow}", null);
                 await WriteErrorAsync(context, StatusCodes.Status405MethodNotAllowed, error);
