@@ -15,7 +15,7 @@ internal static class CannedAnswers
 
     public const string Vm3 =
         """{"name":"vm3","endpoint":"vm3.example.org","subnets":["172.17.53.0/24"],"encapsulation":"gre","key":42,"checksum":true,"sequence":false""" +
-        ""","origin":"stored","address":null,"local":null,"gmtu":1476,"problems":["vm3.example.org does not resolve"]""" +
+        ""","origin":"stored","address":null,"local":null,"gmtu":1476,"problems":["endpoint vm3.example.org does not resolve: no answer within 3 s"]""" +
         ""","traffic":{"sent":{"packets":0,"bytes":0},"received":{"packets":0,"bytes":0}},"last-received-seconds":null,"drops":0}""";
 
     public const string Vm4 =
@@ -26,7 +26,7 @@ internal static class CannedAnswers
     public const string Routes =
         """[{"prefix":"10.0.201.2/32","peer":"vm2","mtu":1476,"installed":true,"problem":null},""" +
         """{"prefix":"172.17.52.0/24","peer":"vm2","mtu":1476,"installed":true,"problem":null},""" +
-        """{"prefix":"172.17.53.0/24","peer":"vm3","mtu":1476,"installed":false,"problem":"172.17.53.0/24 is routed to eth2 by someone else"}]""";
+        """{"prefix":"172.17.53.0/24","peer":"vm3","mtu":1476,"installed":false,"problem":"a route that tunneld did not install is in the way: 172.17.53.0/24 dev eth2 proto 4"}]""";
 
     public const string Drops =
         """{"network":{"InnerNotIp":0,"NoRoute":0,"UnknownPeer":2,"KeyMismatch":0},"peers":{"vm2":{"SourceNotInPeerSubnets":3},"vm3":{"NoRoute":0}}}""";
@@ -41,11 +41,11 @@ internal static class CannedAnswers
         ["GET /v1/drops"] = (200, Drops),
         ["PUT /v1/peers/vm3"] = (201, Vm3),
         ["PUT /v1/peers/vm4"] = (201, Vm4),
-        ["PUT /v1/peers/vm2"] = (409, """{"error":"there is a peer vm2 already","hint":"change it: tunnelctl set-peer vm2","field":null}"""),
-        ["PATCH /v1/peers/vm2"] = (409, """{"error":"vm2 comes from the configuration file","hint":"edit it there, then tunnelctl reload","field":null}"""),
+        ["PUT /v1/peers/vm2"] = (409, """{"error":"peer vm2 exists already","hint":"change it with: tunnelctl set-peer vm2","field":null}"""),
+        ["PATCH /v1/peers/vm2"] = (409, """{"error":"peer vm2 (/etc/tunnel/tun0.yaml:6:3) comes from the network's file and is not changed by command","hint":"edit the file, then: tunnelctl -n tun0 reload","field":null}"""),
         ["PATCH /v1/peers/vm4"] = (200, Vm4.Replace("192.168.40.14", "192.168.40.24", StringComparison.Ordinal)),
         ["DELETE /v1/peers/vm4"] = (204, ""),
-        ["DELETE /v1/peers/vm9"] = (404, """{"error":"there is no peer vm9","hint":"tunnelctl show lists the peers","field":null}"""),
+        ["DELETE /v1/peers/vm9"] = (404, """{"error":"no peer is called vm9","hint":"list them with: tunnelctl show","field":null}"""),
         ["POST /v1/reload"] = (200, """{"added":["vm5"],"changed":["vm2"],"removed":[]}"""),
     };
 }

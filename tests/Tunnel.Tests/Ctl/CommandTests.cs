@@ -92,7 +92,7 @@ public sealed class CommandTests : IDisposable
 
         Assert.Equal(0, result.ExitCode);
         Assert.Equal("added peer vm3: vm3.example.org, 172.17.53.0/24\n", result.Output);
-        Assert.Equal("tunnelctl: vm3: vm3.example.org does not resolve\n", result.Error);
+        Assert.Equal("tunnelctl: vm3: endpoint vm3.example.org does not resolve: no answer within 3 s\n", result.Error);
     }
 
     [Fact]
@@ -148,9 +148,9 @@ public sealed class CommandTests : IDisposable
     }
 
     [Theory]
-    [InlineData("add-peer vm2 --endpoint a --subnet b", "there is a peer vm2 already (change it: tunnelctl set-peer vm2)")]
-    [InlineData("set-peer vm2 --key 1", "vm2 comes from the configuration file (edit it there, then tunnelctl reload)")]
-    [InlineData("remove-peer vm9", "there is no peer vm9 (tunnelctl show lists the peers)")]
+    [InlineData("add-peer vm2 --endpoint a --subnet b", "peer vm2 exists already (change it with: tunnelctl set-peer vm2)")]
+    [InlineData("set-peer vm2 --key 1", "peer vm2 (/etc/tunnel/tun0.yaml:6:3) comes from the network's file and is not changed by command (edit the file, then: tunnelctl -n tun0 reload)")]
+    [InlineData("remove-peer vm9", "no peer is called vm9 (list them with: tunnelctl show)")]
     [InlineData("show vm8", "no such path")]
     public void A_refusal_is_one_line_and_exit_1(string commandLine, string error)
     {

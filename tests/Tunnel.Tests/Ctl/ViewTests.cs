@@ -138,7 +138,7 @@ public sealed class ViewTests : IDisposable
 
         Assert.Contains("\e[1;32mnetwork\e[0m: \e[32mtun0\e[0m\n  \e[1mstate\e[0m: \e[32mup\e[0m\n", output, StringComparison.Ordinal);
         Assert.Contains("\e[1mPEER\e[0m", output, StringComparison.Ordinal);
-        Assert.Contains("\e[31mvm3.example.org does not resolve\e[0m", output, StringComparison.Ordinal);
+        Assert.Contains("\e[31mendpoint vm3.example.org does not resolve: no answer within 3 s\e[0m", output, StringComparison.Ordinal);
         Assert.Matches(@"172\.17\.52\.0/24 .*\n +10\.0\.201\.2/32 ", output);
     }
 
@@ -193,7 +193,7 @@ public sealed class ViewTests : IDisposable
               received: 0B
               last: never
               drops: 0
-              problems: vm3.example.org does not resolve
+              problems: endpoint vm3.example.org does not resolve: no answer within 3 s
 
             """,
             ctl.Run("show").Output,
