@@ -23,6 +23,7 @@ internal static class ChangeText
                let peers = changes.Member(kind).Texts()
                where peers.Length > 0
                select $"{kind} {string.Join(", ", peers)}",
+            .. changes.Member("network").ValueKind == JsonValueKind.True ? (string[])["changed the network's own settings"] : [],
         ];
         return $"reloaded: {(parts.Length > 0 ? string.Join("; ", parts) : "nothing changed")}";
     }

@@ -180,7 +180,8 @@ internal sealed partial class NetworkController : IAsyncDisposable
         return new ReloadResult(
             [.. after.Peers.Where(peer => !old.ContainsKey(peer.Name)).Select(peer => peer.Name)],
             [.. after.Peers.Where(peer => old.TryGetValue(peer.Name, out PeerConfig? was) && was != peer).Select(peer => peer.Name)],
-            [.. old.Keys.Except(after.Peers.Select(peer => peer.Name), StringComparer.Ordinal)]);
+            [.. old.Keys.Except(after.Peers.Select(peer => peer.Name), StringComparer.Ordinal)],
+            before with { Peers = [] } != after with { Peers = [] });
     }
 
     private static string Summary(PeerConfig peer) => $"{peer.Endpoint}, {string.Join(' ', peer.Subnets)}";

@@ -29,8 +29,8 @@ internal sealed record NetworkParts(
     EventStream Events,
     TimeProvider Time);
 
-/// <summary>What a reload changed, by peer name.</summary>
-internal sealed record ReloadResult(IReadOnlyList<string> Added, IReadOnlyList<string> Changed, IReadOnlyList<string> Removed);
+/// <summary>What a reload changed: peers by name, and whether anything else in the file differs.</summary>
+internal sealed record ReloadResult(IReadOnlyList<string> Added, IReadOnlyList<string> Changed, IReadOnlyList<string> Removed, bool Network);
 
 /// <summary>The whole network at one moment. Immutable.</summary>
 /// <param name="Config">The configuration: FILE, NAME.d and ephemeral peers.</param>

@@ -283,6 +283,7 @@ public sealed class NetworkControllerTests
         Assert.Equal(["vm3"], result.Added);
         Assert.Equal(["vm2"], result.Changed);
         Assert.Empty(result.Removed);
+        Assert.False(result.Network);
         Assert.Equal(9u, fixture.Receiver("172.17.52.9")!.Settings.KeyIn);
 
         await File.WriteAllTextAsync(fixture.ConfigPath, NoPeers + "peers:\n  vm2: {endpoint: 192.168.40.12, subnet: [172.17.52.0/24]}\n");
@@ -291,6 +292,17 @@ public sealed class NetworkControllerTests
         Assert.Contains(":4:", refused.Message, StringComparison.Ordinal);
         Assert.True(fixture.HasRoute("172.17.53.0/24"));
         Assert.Equal(2, fixture.Network.DescribePeers().Count);
+    }
+
+    [Fact]
+    public async Task ReloadTellsThatTheNetworksOwnSettingsChanged()
+    {
+        await using ControlFixture fixture = await StartAsync(OnePeer);
+        await File.WriteAllTextAsync(fixture.ConfigPath, OnePeer.Replace("10.0.201.1/24", "10.0.201.7/24", StringComparison.Ordinal));
+        ReloadResult result = await fixture.Network.ReloadAsync();
+        Assert.True(result.Network);
+        Assert.Empty(result.Changed);
+        Assert.Equal([FakeHostNetwork.Prefix("10.0.201.7/24")], fixture.Host.GetAddresses(7));
     }
 
     [Fact]

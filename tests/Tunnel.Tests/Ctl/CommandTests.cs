@@ -118,6 +118,7 @@ public sealed class CommandTests : IDisposable
     [InlineData("""{"added":["vm5"],"changed":["vm2"],"removed":[]}""", "reloaded: added vm5; changed vm2\n")]
     [InlineData("""{"added":["a","b"],"changed":[],"removed":["c"]}""", "reloaded: added a, b; removed c\n")]
     [InlineData("""{"added":[],"changed":[],"removed":[]}""", "reloaded: nothing changed\n")]
+    [InlineData("""{"added":["a"],"changed":[],"removed":[],"network":true}""", "reloaded: added a; changed the network's own settings\n")]
     public void Reload_says_what_changed(string answer, string output)
     {
         _daemon.Answers["POST /v1/reload"] = (200, answer);

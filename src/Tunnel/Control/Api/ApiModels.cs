@@ -56,7 +56,11 @@ internal sealed record DropsModel(
     IReadOnlyDictionary<string, long> Network,
     IReadOnlyDictionary<string, IReadOnlyDictionary<string, long>> Peers);
 
-internal sealed record ReloadModel(IReadOnlyList<string> Added, IReadOnlyList<string> Changed, IReadOnlyList<string> Removed);
+internal sealed record ReloadModel(
+    IReadOnlyList<string> Added,
+    IReadOnlyList<string> Changed,
+    IReadOnlyList<string> Removed,
+    [property: JsonIgnore(Condition = JsonIgnoreCondition.WhenWritingDefault)] bool Network);
 
 internal sealed record EventModel(
     DateTimeOffset Time,

@@ -100,7 +100,7 @@ internal sealed partial class ControlApi : IAsyncDisposable
     private async Task ReloadAsync(HttpContext context)
     {
         ReloadResult result = await _network.ReloadAsync(context.RequestAborted);
-        await WriteAsync(context, new ReloadModel(result.Added, result.Changed, result.Removed), ApiJson.Default.ReloadModel);
+        await WriteAsync(context, new ReloadModel(result.Added, result.Changed, result.Removed, result.Network), ApiJson.Default.ReloadModel);
     }
 
     private async Task StreamEventsAsync(HttpContext context)
