@@ -46,7 +46,7 @@ public sealed class MemoryUnderlay : IUnderlay
             batch[i].Result = OnSend(bytes);
             if (batch[i].Result == TransmitResult.Sent)
             {
-                Sent.Add((bytes, batch[i].Destination));
+                Sent.Add((bytes, batch[i].Target!.Endpoint));
                 FarEnd?.Enqueue(bytes);
             }
         }

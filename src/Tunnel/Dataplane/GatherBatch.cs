@@ -1,5 +1,3 @@
-using Tunnel.Wire;
-
 namespace Tunnel.Dataplane;
 
 /// <summary>What became of a packet handed to the kernel.</summary>
@@ -39,8 +37,17 @@ public struct GatherPacket
     /// <summary>What the TUN device is to be told beside it; unused towards the underlay.</summary>
     public Offload Offload;
 
-    /// <summary>The underlay address to send to; unused towards the TUN device.</summary>
-    public InetAddress Destination;
+    /// <summary>Where on the underlay to send it; null towards the TUN device.</summary>
+    public UnderlayTarget? Target;
+
+    /// <summary>Bytes of each datagram but the last, where it is to be cut into UDP datagrams (UDP_SEGMENT); else 0.</summary>
+    public int SegmentSize;
+
+    /// <summary>How many inner packets it carries.</summary>
+    public int Segments;
+
+    /// <summary>A hash of the inner flow, for the UDP source port; 0 towards the TUN device and for plain GRE.</summary>
+    public uint FlowHash;
 
     /// <summary>What became of it; written by the device.</summary>
     public TransmitResult Result;
@@ -90,7 +97,7 @@ public sealed class GatherBatch
     }
 
     /// <summary>Begins a packet with its first piece and returns its index.</summary>
-    public int Add(Piece piece, in Offload offload = default, InetAddress destination = default)
+    public int Add(Piece piece, in Offload offload = default, UnderlayTarget? target = null)
     {
         _pieces[_pieceCount] = piece;
         _packets[Count] = new GatherPacket
@@ -99,7 +106,8 @@ public sealed class GatherBatch
             PieceCount = 1,
             Length = piece.Length,
             Offload = offload,
-            Destination = destination,
+            Target = target,
+            Segments = 1,
         };
         return Count++;
     }

@@ -176,7 +176,7 @@ public sealed class Outbound
         int length = innerLength + peer.Overhead;
         peer.WriteOuterHeaders(_packets.Memory.Slice(start, length), protocolType);
         _receivers[_sends.Count] = peer;
-        _sends.Add(new Piece(_packets.Memory, start, length), destination: peer.Settings.Endpoint);
+        _sends.Add(new Piece(_packets.Memory, start, length), target: peer.Target);
     }
 
     // 6: the batch leaves; what was refused is counted where it belongs.

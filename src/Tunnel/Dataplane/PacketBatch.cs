@@ -1,16 +1,58 @@
+using Tunnel.Wire;
+
 namespace Tunnel.Dataplane;
+
+/// <summary>How a packet of the underlay was received, and so what is known about it.</summary>
+public enum Reception : byte
+{
+    /// <summary>
+    /// By a raw socket: begins with the outer IP header (where the kernel hands that over beside the packet, it is put back in the
+    /// headroom). Whether the kernel coalesced it, or left its inner checksum unfinished, must be found out: <see cref="KernelCoalescing"/>.
+    /// </summary>
+    RawSocket,
+
+    /// <summary>
+    /// By a packet socket: begins with the outer IP header, which nobody has checked. <see cref="Packet.Offload"/> says exactly what the
+    /// kernel coalesced, its checksum start counted from the outer IP header.
+    /// </summary>
+    PacketSocket,
+
+    /// <summary>
+    /// By a UDP socket: begins with the GRE header. <see cref="Packet.Source"/>, <see cref="Packet.OuterEcn"/> and, for several datagrams
+    /// put together (UDP_GRO), <see cref="Packet.SegmentSize"/> say what stood before it.
+    /// </summary>
+    UdpSocket,
+}
 
 /// <summary>One packet of a <see cref="PacketBatch"/>.</summary>
 public struct Packet
 {
-    /// <summary>Where the packet begins in the batch's memory, in bytes.</summary>
+    /// <summary>The memory that it lies in: the batch's own, or a receive ring.</summary>
+    public PacketMemory Memory;
+
+    /// <summary>Where the packet begins in that memory, in bytes.</summary>
     public int Start;
 
     /// <summary>How long it is, in bytes.</summary>
     public int Length;
 
-    /// <summary>What the TUN device said beside it; the default for packets from the underlay.</summary>
+    /// <summary>What the TUN device or the packet socket said beside it.</summary>
     public Offload Offload;
+
+    /// <summary>How it was received; meaningless for packets from the TUN device.</summary>
+    public Reception Reception;
+
+    /// <summary>The outer ECN field, where the outer header is not part of the packet.</summary>
+    public byte OuterEcn;
+
+    /// <summary>The size of each datagram but the last, in bytes, where several follow one another; else 0.</summary>
+    public ushort SegmentSize;
+
+    /// <summary>The outer source address, where the outer header is not part of the packet.</summary>
+    public InetAddress Source;
+
+    /// <summary>Its bytes.</summary>
+    public readonly Span<byte> Bytes => Memory.Slice(Start, Length);
 }
 
 /// <summary>
@@ -37,11 +79,11 @@ public sealed class PacketBatch
     public PacketBatch(int capacity)
     {
         _packets = new Packet[capacity];
-        Memory = new PacketMemory(capacity * SlotSize);
+        Memory = new PinnedPacketMemory(capacity * SlotSize);
     }
 
     /// <summary>The memory of all slots.</summary>
-    public PacketMemory Memory { get; }
+    public PinnedPacketMemory Memory { get; }
 
     /// <summary>The most packets it holds.</summary>
     public int Capacity => _packets.Length;
@@ -64,8 +106,11 @@ public sealed class PacketBatch
     /// <param name="length">Its length in bytes.</param>
     /// <param name="offload">What came beside it.</param>
     public void Add(int start, int length, in Offload offload = default) =>
-        _packets[Count++] = new Packet { Start = start, Length = length, Offload = offload };
+        _packets[Count++] = new Packet { Memory = Memory, Start = start, Length = length, Offload = offload };
+
+    /// <summary>Takes a packet that lies elsewhere, or about which more is known. The next slot stays unused.</summary>
+    public void Add(in Packet packet) => _packets[Count++] = packet;
 
     /// <summary>The bytes of a packet.</summary>
-    public Span<byte> Bytes(int index) => Memory.Slice(_packets[index].Start, _packets[index].Length);
+    public Span<byte> Bytes(int index) => _packets[index].Bytes;
 }

@@ -1,21 +1,29 @@
 namespace Tunnel.Dataplane;
 
 /// <summary>
-/// A fixed block of bytes that packets live in and that system calls read and write in place. It is pinned for its whole life,
-/// so an address taken from it stays true; nothing on the packet's way allocates after it.
-/// Thread rule: owned by one worker; whoever shares a slice of it says until when the bytes stay valid.
+/// A block of bytes that packets live in and that system calls read and write in place. It never moves, so an address taken from it
+/// stays true. Thread rule: owned by one worker; whoever shares a slice of it says until when the bytes stay valid.
 /// </summary>
-public sealed class PacketMemory
+public abstract class PacketMemory
+{
+    /// <summary>A part of the block; the usual range checks apply.</summary>
+    /// <param name="offset">Where it begins, in bytes.</param>
+    /// <param name="length">How long it is, in bytes.</param>
+    public abstract Span<byte> Slice(int offset, int length);
+}
+
+/// <summary>Packet memory of the process's own, pinned for its whole life; nothing on the packet's way allocates after it.</summary>
+public sealed class PinnedPacketMemory : PacketMemory
 {
     /// <summary>Takes a block from the pinned object heap; pages are touched only when used, so reserving room is free.</summary>
     /// <param name="length">Size in bytes.</param>
-    public PacketMemory(int length) => Array = GC.AllocateUninitializedArray<byte>(length, pinned: true);
+    public PinnedPacketMemory(int length) => Array = GC.AllocateUninitializedArray<byte>(length, pinned: true);
 
     /// <summary>The pinned bytes.</summary>
     public byte[] Array { get; }
 
-    /// <summary>A part of the block; the usual range checks apply.</summary>
-    public Span<byte> Slice(int offset, int length) => Array.AsSpan(offset, length);
+    /// <inheritdoc/>
+    public override Span<byte> Slice(int offset, int length) => Array.AsSpan(offset, length);
 }
 
 /// <summary>A run of bytes in a <see cref="PacketMemory"/>: what one iovec will describe.</summary>

@@ -18,30 +18,24 @@ public sealed class Peer
     /// <param name="settings">What the configuration says, with addresses resolved.</param>
     /// <param name="counters">One for each worker; kept over changes.</param>
     /// <param name="sequences">Sequence state; kept while endpoint and keys stay the same.</param>
-    public Peer(PeerSettings settings, PeerCounters[] counters, SequenceState sequences)
+    /// <param name="target">Where packets to it go; kept while endpoint and UDP port stay the same. Made here where there is none.</param>
+    public Peer(PeerSettings settings, PeerCounters[] counters, SequenceState sequences, UnderlayTarget? target = null)
     {
         Settings = settings;
         Counters = counters;
         Sequences = sequences;
+        Target = target ?? new UnderlayTarget(settings.Endpoint, settings.UdpPort);
         var gre = new GreHeader(EtherType.Ipv4, settings.UsesChecksum, settings.KeyOut, settings.UsesSequence ? 0u : null);
-        _greOffset = settings.Endpoint.IsIpv4 ? Ipv4Header.Length : Ipv6Header.Length;
+        _greOffset = Target.UdpPort != 0 ? 0 : settings.Endpoint.IsIpv4 ? Ipv4Header.Length : Ipv6Header.Length;
         _sequenceOffset = _greOffset + gre.SequenceOffset;
         _template = new byte[_greOffset + gre.Length];
-        if (settings.Endpoint.IsIpv4)
+        if (Target.UdpPort == 0)
         {
-            new Ipv4Header(settings.Local, settings.Endpoint, IpProtocol.Gre, PayloadLength: 0).Write(_template);
-            BinaryPrimitives.WriteUInt16BigEndian(_template.AsSpan(Ipv4Header.TotalLengthOffset), 0);
-            BinaryPrimitives.WriteUInt16BigEndian(_template.AsSpan(Ipv4Header.ChecksumOffset), 0);
-            _ipv4TemplateSum = InternetChecksum.Sum(_template.AsSpan(0, Ipv4Header.Length));
-        }
-        else
-        {
-            new Ipv6Header(settings.Local, settings.Endpoint, IpProtocol.Gre, PayloadLength: 0).Write(_template);
+            _ipv4TemplateSum = WriteOuterIpHeader(settings, _template);
         }
 
         gre.Write(_template.AsSpan(_greOffset));
-        int uncounted = settings.Endpoint.IsIpv4 ? 0 : Ipv6Header.Length;
-        Gmtu = Math.Min(settings.Gmtu, ushort.MaxValue + uncounted - _template.Length);
+        Gmtu = Math.Min(settings.Gmtu, LargestInner(settings.Endpoint.IsIpv4));
     }
 
     /// <summary>What the configuration says.</summary>
@@ -53,7 +47,10 @@ public sealed class Peer
     /// <summary>Sequence numbers sent and received.</summary>
     public SequenceState Sequences { get; }
 
-    /// <summary>Bytes that encapsulation puts before an inner packet: outer IP and GRE header.</summary>
+    /// <summary>Where packets to it go on the underlay.</summary>
+    public UnderlayTarget Target { get; }
+
+    /// <summary>Bytes that encapsulation puts before an inner packet: outer IP and GRE header; only the GRE header where the kernel puts UDP and IP before it.</summary>
     public int Overhead => _template.Length;
 
     /// <summary>
@@ -66,35 +63,73 @@ public sealed class Peer
     public bool IsReady => !Settings.Endpoint.IsNone && !Settings.Local.IsNone;
 
     /// <summary>
-    /// Writes the outer IP header and the GRE header directly before an inner packet, and the GRE checksum over both where the peer
-    /// wants one. Takes the next sequence number where the peer wants one.
+    /// Writes the outer headers directly before an inner packet: what <see cref="Overhead"/> counts, and the GRE checksum over header
+    /// and packet where the peer wants one. Takes the next sequence number where the peer wants one.
     /// </summary>
     /// <param name="packet"><see cref="Overhead"/> free bytes, then the inner packet.</param>
     /// <param name="protocolType">What the inner packet is: <see cref="EtherType"/>.</param>
     public void WriteOuterHeaders(Span<byte> packet, ushort protocolType)
     {
-        _template.CopyTo(packet);
-        if (Settings.Endpoint.IsIpv4)
+        Span<byte> inner = packet[Overhead..];
+        ushort innerSum = Settings.UsesChecksum ? InternetChecksum.Sum(inner) : (ushort)0;
+        WriteOuterHeaders(packet[..Overhead], inner.Length, protocolType, innerSum);
+    }
+
+    /// <summary>The same for an inner packet that lies elsewhere.</summary>
+    /// <param name="headers"><see cref="Overhead"/> bytes.</param>
+    /// <param name="innerLength">The inner packet's length in bytes.</param>
+    /// <param name="protocolType">What the inner packet is: <see cref="EtherType"/>.</param>
+    /// <param name="innerSum">The folded sum of the inner packet's bytes (<see cref="InternetChecksum.Sum"/>), where <see cref="PeerSettings.UsesChecksum"/> is set.</param>
+    public void WriteOuterHeaders(Span<byte> headers, int innerLength, ushort protocolType, ushort innerSum)
+    {
+        _template.CopyTo(headers);
+        if (_greOffset == Ipv4Header.Length)
         {
-            BinaryPrimitives.WriteUInt16BigEndian(packet[Ipv4Header.TotalLengthOffset..], (ushort)packet.Length);
-            ushort checksum = (ushort)~InternetChecksum.Fold((ulong)_ipv4TemplateSum + (ushort)packet.Length);
-            BinaryPrimitives.WriteUInt16BigEndian(packet[Ipv4Header.ChecksumOffset..], checksum);
+            int length = Overhead + innerLength;
+            BinaryPrimitives.WriteUInt16BigEndian(headers[Ipv4Header.TotalLengthOffset..], (ushort)length);
+            ushort checksum = (ushort)~InternetChecksum.Fold((ulong)_ipv4TemplateSum + (ushort)length);
+            BinaryPrimitives.WriteUInt16BigEndian(headers[Ipv4Header.ChecksumOffset..], checksum);
         }
-        else
+        else if (_greOffset == Ipv6Header.Length)
         {
-            BinaryPrimitives.WriteUInt16BigEndian(packet[Ipv6Header.PayloadLengthOffset..], (ushort)(packet.Length - Ipv6Header.Length));
+            int length = Overhead - Ipv6Header.Length + innerLength;
+            BinaryPrimitives.WriteUInt16BigEndian(headers[Ipv6Header.PayloadLengthOffset..], (ushort)length);
         }
 
-        BinaryPrimitives.WriteUInt16BigEndian(packet[(_greOffset + GreHeader.ProtocolTypeOffset)..], protocolType);
+        BinaryPrimitives.WriteUInt16BigEndian(headers[(_greOffset + GreHeader.ProtocolTypeOffset)..], protocolType);
         if (Settings.UsesSequence)
         {
-            BinaryPrimitives.WriteUInt32BigEndian(packet[_sequenceOffset..], Sequences.NextToSend());
+            BinaryPrimitives.WriteUInt32BigEndian(headers[_sequenceOffset..], Sequences.NextToSend());
         }
 
         if (Settings.UsesChecksum)
         {
-            GreHeader.WriteChecksum(packet[_greOffset..]);
+            Span<byte> gre = headers[_greOffset..Overhead];
+            BinaryPrimitives.WriteUInt16BigEndian(gre[GreHeader.ChecksumOffset..], InternetChecksum.Compute(gre, innerSum));
         }
+    }
+
+    // The IPv4 total length counts the IP header, the IPv6 payload length does not; the UDP length is bounded by both.
+    private int LargestInner(bool isIpv4)
+    {
+        int udp = Target.UdpPort == 0 ? 0 : UdpView.HeaderLength;
+        int counted = isIpv4 ? Ipv4Header.Length : 0;
+        return ushort.MaxValue - counted - udp - (_template.Length - _greOffset);
+    }
+
+    // The sum of an IPv4 header whose total length and checksum are 0, which each packet's checksum begins with.
+    private static ushort WriteOuterIpHeader(PeerSettings settings, Span<byte> header)
+    {
+        if (!settings.Endpoint.IsIpv4)
+        {
+            new Ipv6Header(settings.Local, settings.Endpoint, IpProtocol.Gre, PayloadLength: 0).Write(header);
+            return 0;
+        }
+
+        new Ipv4Header(settings.Local, settings.Endpoint, IpProtocol.Gre, PayloadLength: 0).Write(header);
+        header.Slice(Ipv4Header.TotalLengthOffset, 2).Clear();
+        header.Slice(Ipv4Header.ChecksumOffset, 2).Clear();
+        return InternetChecksum.Sum(header[..Ipv4Header.Length]);
     }
 }
 
@@ -107,6 +142,7 @@ public sealed class Peer
 /// <param name="UsesChecksum">Whether packets to it get a GRE checksum. Received checksums are verified in any case.</param>
 /// <param name="UsesSequence">Whether packets to it get sequence numbers. Received ones are checked in any case.</param>
 /// <param name="Gmtu">The largest inner packet that fits the underlay path after encapsulation, in bytes (RFC 7588).</param>
+/// <param name="UdpPort">The UDP port that packets to it go to (GRE-in-UDP, RFC 8086); 0 for plain GRE.</param>
 public sealed record PeerSettings(
     string Name,
     InetAddress Endpoint,
@@ -115,10 +151,11 @@ public sealed record PeerSettings(
     uint? KeyOut,
     bool UsesChecksum,
     bool UsesSequence,
-    int Gmtu)
+    int Gmtu,
+    ushort UdpPort = 0)
 {
     /// <summary>The bytes that encapsulation would put before an inner packet.</summary>
-    public static int OverheadOf(bool isIpv4, bool hasKey, bool usesChecksum, bool usesSequence) =>
-        (isIpv4 ? Ipv4Header.Length : Ipv6Header.Length) +
+    public static int OverheadOf(bool isIpv4, bool hasKey, bool usesChecksum, bool usesSequence, bool usesUdp = false) =>
+        (isIpv4 ? Ipv4Header.Length : Ipv6Header.Length) + (usesUdp ? UdpView.HeaderLength : 0) +
         new GreHeader(EtherType.Ipv4, usesChecksum, hasKey ? 0u : null, usesSequence ? 0u : null).Length;
 }

@@ -13,7 +13,7 @@ internal sealed class TooBigAnswers(ITunDevice tun)
     // RFC 4443 section 2.4 f demands a limit; a sender that hears one answer in a hundred still learns.
     private const int MostPerSecond = 200;
 
-    private readonly PacketMemory _memory = new(MostPerBatch * IcmpMessage.MaxPacketTooBig);
+    private readonly PinnedPacketMemory _memory = new(MostPerBatch * IcmpMessage.MaxPacketTooBig);
     private readonly GatherBatch _answers = new(MostPerBatch, MostPerBatch);
     private long _second;
     private int _sentThisSecond;

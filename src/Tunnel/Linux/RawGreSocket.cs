@@ -269,7 +269,7 @@ internal sealed unsafe class RawGreSocket : IDisposable
                 run->iov_len = piece.Length;
             }
 
-            WriteAddress(_destinations.Address + count, batch[first + count].Destination);
+            WriteAddress(_destinations.Address + count, batch[first + count].Target!.Endpoint);
             count++;
         }
 

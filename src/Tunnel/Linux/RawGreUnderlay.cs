@@ -71,9 +71,9 @@ internal sealed class RawGreUnderlay : IUnderlay
         int first = 0;
         while (first < batch.Count)
         {
-            bool isIpv4 = batch[first].Destination.IsIpv4;
+            bool isIpv4 = batch[first].Target!.Endpoint.IsIpv4;
             int end = first + 1;
-            while (end < batch.Count && batch[end].Destination.IsIpv4 == isIpv4)
+            while (end < batch.Count && batch[end].Target!.Endpoint.IsIpv4 == isIpv4)
             {
                 end++;
             }

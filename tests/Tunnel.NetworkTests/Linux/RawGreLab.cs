@@ -130,9 +130,9 @@ internal sealed class RawGreLab : IDisposable
         var batch = new GatherBatch(packets.Length, packets.Length);
         foreach (byte[] packet in packets)
         {
-            var memory = new PacketMemory(packet.Length);
+            var memory = new PinnedPacketMemory(packet.Length);
             packet.CopyTo(memory.Array, 0);
-            batch.Add(new Piece(memory, 0, packet.Length), destination: DestinationOf(packet));
+            batch.Add(new Piece(memory, 0, packet.Length), target: new UnderlayTarget(DestinationOf(packet)));
         }
 
         return batch;

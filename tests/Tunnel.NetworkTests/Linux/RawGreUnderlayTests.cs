@@ -62,14 +62,14 @@ public sealed class RawGreUnderlayTests
         RawGreUnderlay b = lab.Open(lab.B);
         WarmUp(a, b, Packet(source, destination));
         byte[] packet = Packet(source, destination, 1000);
-        var header = new PacketMemory(200);
-        var payload = new PacketMemory(2000);
+        var header = new PinnedPacketMemory(200);
+        var payload = new PinnedPacketMemory(2000);
         packet.AsSpan(0, 44).CopyTo(header.Array.AsSpan(100));
         packet.AsSpan(44).CopyTo(payload.Array.AsSpan(500));
         var batch = new GatherBatch(2, 6);
         for (int i = 0; i < 2; i++)
         {
-            batch.Add(new Piece(header, 100, 44), destination: Address(destination));
+            batch.Add(new Piece(header, 100, 44), target: new UnderlayTarget(Address(destination)));
             batch.Append(new Piece(payload, 500, 1));
             batch.Append(new Piece(payload, 501, packet.Length - 45));
         }

@@ -66,7 +66,7 @@ public sealed class TunDeviceTests
         using var lab = new TunLab();
         byte[] request = Echo(id: 7, data: [.. Enumerable.Range(0, 999).Select(i => (byte)i)]);
         var writes = new GatherBatch(2, 8);
-        var memory = new PacketMemory(4096);
+        var memory = new PinnedPacketMemory(4096);
         request.CopyTo(memory.Array, 1000);
         writes.Add(new Piece(memory, 1000, 20));
         writes.Append(new Piece(memory, 1020, 1));
@@ -295,7 +295,7 @@ public sealed class TunDeviceTests
 
     private static Piece PieceOf(byte[] packet)
     {
-        var memory = new PacketMemory(packet.Length);
+        var memory = new PinnedPacketMemory(packet.Length);
         packet.CopyTo(memory.Array, 0);
         return new Piece(memory, 0, packet.Length);
     }

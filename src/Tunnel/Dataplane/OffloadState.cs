@@ -1,0 +1,52 @@
+namespace Tunnel.Dataplane;
+
+/// <summary>What the kernel does for several packets at once instead of for each.</summary>
+[Flags]
+public enum Offloads
+{
+    /// <summary>Nothing: packet by packet.</summary>
+    None = 0,
+
+    /// <summary>TCP super-packets are read from and written to the TUN device (TSO4, TSO6).</summary>
+    TunTcp = 1,
+
+    /// <summary>UDP super-packets are read from and written to the TUN device (USO4, USO6; Linux 6.2).</summary>
+    TunUdp = 2,
+
+    /// <summary>Datagrams of GRE-in-UDP leave many at a time (UDP_SEGMENT).</summary>
+    UdpSegment = 4,
+
+    /// <summary>Datagrams of GRE-in-UDP arrive many at a time (UDP_GRO).</summary>
+    UdpGro = 8,
+}
+
+/// <summary>
+/// Which offloads are in use; one for all workers. An offload that the kernel refuses is turned off for good, and the packets that
+/// showed it go their way without it.
+/// Thread rule: any thread may read and refuse.
+/// </summary>
+public sealed class OffloadState(Offloads initial)
+{
+    private int _active = (int)initial;
+
+    /// <summary>Raised once for each offload turned off, on the thread that found out: which, and the kernel's reason. Must return soon.</summary>
+    public event Action<Offloads, string>? Refused;
+
+    /// <summary>The offloads in use.</summary>
+    public Offloads Active => (Offloads)Volatile.Read(ref _active);
+
+    /// <summary>Whether an offload is in use.</summary>
+    public bool Has(Offloads offload) => (Active & offload) != 0;
+
+    /// <summary>Turns an offload off; nothing where it is off already.</summary>
+    /// <param name="offload">One offload.</param>
+    /// <param name="reason">What the kernel said, for people.</param>
+    public void Refuse(Offloads offload, string reason)
+    {
+        int before = Interlocked.And(ref _active, ~(int)offload);
+        if ((before & (int)offload) != 0)
+        {
+            Refused?.Invoke(offload, reason);
+        }
+    }
+}

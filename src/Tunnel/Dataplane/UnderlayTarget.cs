@@ -1,0 +1,35 @@
+using Tunnel.Wire;
+
+namespace Tunnel.Dataplane;
+
+/// <summary>
+/// Where packets to a peer go on the underlay. Kept over changes of configuration that leave endpoint and port as they are.
+/// Thread rule: immutable but for <see cref="Neighbor"/>, which the control plane publishes with one reference write.
+/// </summary>
+/// <param name="endpoint">The peer's underlay address.</param>
+/// <param name="udpPort">Its UDP port for GRE-in-UDP; 0 for plain GRE.</param>
+public sealed class UnderlayTarget(InetAddress endpoint, ushort udpPort = 0)
+{
+    private LinkNeighbor? _neighbor;
+
+    /// <summary>The peer's underlay address.</summary>
+    public InetAddress Endpoint { get; } = endpoint;
+
+    /// <summary>Its UDP port for GRE-in-UDP (RFC 8086); 0 for plain GRE.</summary>
+    public ushort UdpPort { get; } = udpPort;
+
+    /// <summary>
+    /// The next hop towards it as the kernel has resolved it, for plain GRE through a packet socket; null where it is not known at this
+    /// moment, or where the kernel must do the sending (another kind of link, an IPsec policy, a firewall rule).
+    /// </summary>
+    public LinkNeighbor? Neighbor
+    {
+        get => Volatile.Read(ref _neighbor);
+        set => Volatile.Write(ref _neighbor, value);
+    }
+}
+
+/// <summary>A neighbour on an Ethernet link.</summary>
+/// <param name="LinkIndex">The device that packets leave by (ifindex).</param>
+/// <param name="Address">Its link-layer address: 48 bits, the first byte on the wire highest.</param>
+public sealed record LinkNeighbor(int LinkIndex, ulong Address);
