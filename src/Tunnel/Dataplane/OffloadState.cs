@@ -29,8 +29,8 @@ public sealed class OffloadState(Offloads initial)
 {
     private int _active = (int)initial;
 
-    /// <summary>Raised once for each offload turned off, on the thread that found out: which, and the kernel's reason. Must return soon.</summary>
-    public event Action<Offloads, string>? Refused;
+    /// <summary>Called once for each offload turned off, on the thread that found out: which, and the kernel's reason. Must return soon.</summary>
+    public Action<Offloads, string>? OnRefused { get; set; }
 
     /// <summary>The offloads in use.</summary>
     public Offloads Active => (Offloads)Volatile.Read(ref _active);
@@ -46,7 +46,7 @@ public sealed class OffloadState(Offloads initial)
         int before = Interlocked.And(ref _active, ~(int)offload);
         if ((before & (int)offload) != 0)
         {
-            Refused?.Invoke(offload, reason);
+            OnRefused?.Invoke(offload, reason);
         }
     }
 }
