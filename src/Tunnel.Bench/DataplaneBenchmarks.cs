@@ -28,7 +28,7 @@ public class DataplaneBenchmarks
     {
         (RoutingHolder routing, IpPrefix[] used) = MakeRouting(Routes);
         byte[][] packets = [.. used.Select(p => Packets.UdpPacket("172.17.51.2", HostOf(p), new byte[Bytes - 28]))];
-        _outbound = new Outbound(new ReplayTun(packets), new ReplayUnderlay([]), routing, new PeerCounters(), worker: 0);
+        _outbound = new Outbound(new ReplayTun(packets), new ReplayUnderlay([]), routing, new PeerCounters(), new OffloadState(Offloads.TunTcp | Offloads.TunUdp), worker: 0);
         Check(_outbound.Run(), routing, c => c.SentPackets);
     }
 
@@ -48,7 +48,7 @@ public class DataplaneBenchmarks
             EndpointOf(routing, p),
             "192.168.40.11",
             Packets.GrePacket(Packets.TcpPacket(HostOf(p), "172.17.51.2", new byte[size - 40], isCoalesced))))];
-        var inbound = new Inbound(new ReplayUnderlay(packets), new ReplayTun([]), routing, new PeerCounters(), worker: 0);
+        var inbound = new Inbound(new ReplayUnderlay(packets), new ReplayTun([]), routing, new PeerCounters(), new OffloadState(Offloads.TunTcp | Offloads.TunUdp), worker: 0);
         Check(inbound.Run(), routing, c => c.ReceivedPackets);
         return inbound;
     }

@@ -63,8 +63,10 @@ internal static partial class Daemon
         var notify = SdNotify.FromEnvironment();
         var events = new EventStream(TimeProvider.System);
         using var host = new HostNetwork();
-        using var tun = new TunDevice(config.Name);
-        using RawGreUnderlay underlay = OpenUnderlay(config);
+        TunDevice tun = TunDevice.OpenQueues(config.Name, 1)[0];
+        using var tunOwner = tun;
+        var offloads = new OffloadState(tun.EnableOffloads() | Offloads.UdpSegment | Offloads.UdpGro);
+        using var underlay = new HostUnderlay(SettingsOf(config), offloads);
         using var claims = new NamespaceLocks();
 
         var routing = new RoutingHolder();
@@ -86,11 +88,13 @@ internal static partial class Daemon
         using var signals = new Signals();
         await network.StartAsync();
 
+        var readiness = new PollReadiness(tun, underlay.Workers[0]);
+        underlay.OnSocketsChanged = readiness.Wake;
         using var worker = new Worker(
             $"{config.Name}-0",
-            new Outbound(tun, underlay, routing, networkCounters, worker: 0),
-            new Inbound(underlay, tun, routing, networkCounters, worker: 0),
-            new PollReadiness(tun, underlay));
+            new Outbound(tun, underlay.Workers[0], routing, networkCounters, offloads, worker: 0),
+            new Inbound(underlay.Workers[0], tun, routing, networkCounters, offloads, worker: 0),
+            readiness);
         worker.Start();
         await using ControlApi api = await ControlApi.StartAsync(socketPath, network, events, log);
         if (UnixFiles.SetSocketAccess(socketPath) is string problem)
@@ -108,12 +112,12 @@ internal static partial class Daemon
     }
 
     // Where the configuration wants a family, its absence is an error; otherwise a host without IPv6 simply has none.
-    private static RawGreUnderlay OpenUnderlay(NetworkConfig config)
+    private static UnderlaySettings SettingsOf(NetworkConfig config)
     {
         InetAddress ipv4 = config.Underlay.Local.FirstOrDefault(address => address.IsIpv4);
         InetAddress ipv6 = config.Underlay.Local.FirstOrDefault(address => address.IsIpv6);
         bool needsIpv6 = !ipv6.IsNone || config.Peers.Any(peer => peer.Endpoint.Address.IsIpv6);
-        return new RawGreUnderlay(ipv4, needsIpv6 || Socket.OSSupportsIPv6 ? ipv6 : null);
+        return new UnderlaySettings(ipv4, needsIpv6 || Socket.OSSupportsIPv6 ? ipv6 : null);
     }
 
     // A socket file that nobody answers is left from a process that was killed. The network's lock, held by now, keeps others of

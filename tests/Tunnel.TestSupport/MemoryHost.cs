@@ -8,10 +8,12 @@ public sealed class MemoryHost
     private readonly Outbound _outbound;
     private readonly Inbound _inbound;
 
-    public MemoryHost()
+    /// <summary>Makes a host; packet by packet unless offloads are asked for.</summary>
+    public MemoryHost(Offloads offloads = default)
     {
-        _outbound = new Outbound(Tun, Underlay, Routing, Network, worker: 0);
-        _inbound = new Inbound(Underlay, Tun, Routing, Network, worker: 0);
+        OffloadState = new OffloadState(offloads);
+        _outbound = new Outbound(Tun, Underlay, Routing, Network, OffloadState, worker: 0);
+        _inbound = new Inbound(Underlay, Tun, Routing, Network, OffloadState, worker: 0);
     }
 
     /// <summary>Its TUN device.</summary>
@@ -19,6 +21,9 @@ public sealed class MemoryHost
 
     /// <summary>Its underlay.</summary>
     public MemoryUnderlay Underlay { get; } = new();
+
+    /// <summary>Its offloads.</summary>
+    public OffloadState OffloadState { get; }
 
     /// <summary>Where its snapshot is published.</summary>
     public RoutingHolder Routing { get; } = new();

@@ -10,7 +10,7 @@ namespace Tunnel.Dataplane;
 /// 3  find the peer by endpoint and key
 /// 4  check checksum and sequence number where used
 /// 5  check that the inner source belongs to that peer
-/// 6  apply RFC 6040; see what the kernel has coalesced
+/// 6  apply RFC 6040; put consecutive segments of a flow together
 /// 7  write the batch to the TUN queue
 /// </code>
 /// Thread rule: one worker runs it. It neither blocks nor allocates nor takes a lock.
@@ -19,29 +19,35 @@ public sealed class Inbound
 {
     private const int BatchSize = 64;
 
-    private readonly ITunDevice _tun;
     private readonly IUnderlay _underlay;
     private readonly RoutingHolder _routing;
     private readonly PeerCounters _network;
     private readonly int _worker;
 
     private readonly PacketBatch _packets = new(BatchSize);
-    private readonly GatherBatch _writes = new(BatchSize, BatchSize);
-    private readonly Peer[] _senders = new Peer[BatchSize];
+    private readonly DeliveryQueue _deliveries;
+
+    // The sender found last: packets come in runs.
+    private RoutingSnapshot? _lastRouting;
+    private InetAddress _lastSource;
+    private bool _lastHasKey;
+    private uint _lastKey;
+    private Peer? _lastSender;
 
     /// <summary>Wires one worker's inbound half.</summary>
     /// <param name="underlay">The worker's underlay.</param>
     /// <param name="tun">The worker's TUN queue.</param>
     /// <param name="routing">Where the routing snapshot is found.</param>
     /// <param name="network">This worker's counters for packets of no peer.</param>
+    /// <param name="offloads">Which offloads are in use.</param>
     /// <param name="worker">The worker's number: which of a peer's counters are its own.</param>
-    public Inbound(IUnderlay underlay, ITunDevice tun, RoutingHolder routing, PeerCounters network, int worker)
+    public Inbound(IUnderlay underlay, ITunDevice tun, RoutingHolder routing, PeerCounters network, OffloadState offloads, int worker)
     {
         _underlay = underlay;
-        _tun = tun;
         _routing = routing;
         _network = network;
         _worker = worker;
+        _deliveries = new DeliveryQueue(tun, offloads, worker);
     }
 
     /// <summary>Handles one batch.</summary>
@@ -55,27 +61,56 @@ public sealed class Inbound
         }
 
         RoutingSnapshot routing = _routing.Current;
-        _writes.Clear();
         for (int i = 0; i < count; i++)
         {
-            Admit(i, routing);
+            Admit(_packets[i], routing);
         }
 
         Write();
         return count;
     }
 
-    // 2: the outer header. An IPv4-mapped source has no place on the wire, and here it would pass for the IPv4 endpoint.
-    private void Admit(int index, RoutingSnapshot routing)
+    // 2: the outer header, or what the kernel says in its stead.
+    private void Admit(in Packet packet, RoutingSnapshot routing)
     {
-        ReadOnlySpan<byte> bytes = _packets.Bytes(index);
-        if (Ipv4View.TryParse(bytes, out Ipv4View ipv4) && ipv4.Protocol == IpProtocol.Gre && !ipv4.IsFragment)
+        if (packet.Reception == Reception.UdpSocket)
         {
-            AdmitGre(index, ipv4.Payload, ipv4.HeaderLength, ipv4.Source, ipv4.TrafficClass & Ecn.Mask, routing);
+            AdmitDatagrams(packet, routing);
+        }
+        else
+        {
+            AdmitIp(packet, routing);
+        }
+    }
+
+    // 2: several datagrams that follow one another, or one.
+    private void AdmitDatagrams(in Packet packet, RoutingSnapshot routing)
+    {
+        int size = packet.SegmentSize == 0 ? packet.Length : packet.SegmentSize;
+        for (int offset = 0; offset < packet.Length; offset += size)
+        {
+            int length = Math.Min(size, packet.Length - offset);
+            var gre = new Arrival(packet.Memory, packet.Start + offset, length, packet.OuterEcn, IsCoalescingKnown: packet.SegmentSize != 0, default);
+            AdmitGre(gre, packet.Source, InetAddress.None, routing);
+        }
+    }
+
+    // 2: an IPv4-mapped source has no place on the wire, and here it would pass for the IPv4 endpoint. The kernel checks the checksum of
+    // IPv4 headers for raw sockets only.
+    private void AdmitIp(in Packet packet, RoutingSnapshot routing)
+    {
+        bool isExact = packet.Reception == Reception.PacketSocket;
+        ReadOnlySpan<byte> bytes = packet.Bytes;
+        if (Ipv4View.TryParse(bytes, out Ipv4View ipv4) && ipv4.Protocol == IpProtocol.Gre && !ipv4.IsFragment &&
+            (!isExact || ipv4.IsChecksumValid))
+        {
+            Arrival gre = Behind(packet, ipv4.HeaderLength, ipv4.TotalLength, ipv4.TrafficClass & Ecn.Mask, isExact);
+            AdmitGre(gre, ipv4.Source, isExact ? ipv4.Destination : InetAddress.None, routing);
         }
         else if (Ipv6View.TryParse(bytes, out Ipv6View ipv6) && ipv6.NextHeader == IpProtocol.Gre && !ipv6.Source.IsIpv4)
         {
-            AdmitGre(index, ipv6.Payload, Ipv6Header.Length, ipv6.Source, ipv6.TrafficClass & Ecn.Mask, routing);
+            Arrival gre = Behind(packet, Ipv6Header.Length, ipv6.TotalLength, ipv6.TrafficClass & Ecn.Mask, isExact);
+            AdmitGre(gre, ipv6.Source, isExact ? ipv6.Destination : InetAddress.None, routing);
         }
         else
         {
@@ -83,10 +118,13 @@ public sealed class Inbound
         }
     }
 
+    private static Arrival Behind(in Packet packet, int headerLength, int totalLength, int ecn, bool isExact) =>
+        new(packet.Memory, packet.Start + headerLength, totalLength - headerLength, ecn, isExact, Shift(packet.Offload, headerLength));
+
     // 2: the GRE header. 3: the peer.
-    private void AdmitGre(int index, ReadOnlySpan<byte> grePacket, int outerLength, InetAddress source, int outerEcn, RoutingSnapshot routing)
+    private void AdmitGre(in Arrival packet, InetAddress source, InetAddress destination, RoutingSnapshot routing)
     {
-        GreParseResult result = GreView.TryParse(grePacket, out GreView gre);
+        GreParseResult result = GreView.TryParse(packet.Bytes, out GreView gre);
         if (result != GreParseResult.Ok)
         {
             routing.IsEndpoint(source, out Peer? from);
@@ -94,22 +132,31 @@ public sealed class Inbound
             return;
         }
 
-        Peer? peer = routing.FindSender(source, gre.HasKey, gre.Key);
+        Peer? peer = FindSender(source, gre, routing);
         if (peer is null)
         {
-            bool isEndpoint = routing.IsEndpoint(source, out Peer? from);
-            CountDrop(from, isEndpoint ? DropReason.KeyMismatch : DropReason.UnknownPeer);
+            // Unlike a raw socket, a packet socket also gets what this host merely forwards.
+            if (destination.IsNone || routing.IsOwn(destination))
+            {
+                bool isEndpoint = routing.IsEndpoint(source, out Peer? from);
+                CountDrop(from, isEndpoint ? DropReason.KeyMismatch : DropReason.UnknownPeer);
+            }
+
             return;
         }
 
-        var packet = new Arrival(index, _packets[index].Start + outerLength + gre.HeaderLength, outerEcn, peer);
+        if (!destination.IsNone && destination != peer.Settings.Local && !routing.IsOwn(destination))
+        {
+            return;
+        }
+
         switch (gre.ProtocolType)
         {
             case EtherType.Ipv4:
-                AdmitIpv4(packet, gre, routing);
+                AdmitIpv4(packet, gre, peer, routing);
                 break;
             case EtherType.Ipv6:
-                AdmitIpv6(packet, gre, routing);
+                AdmitIpv6(packet, gre, peer, routing);
                 break;
             case EtherType.Experimental:
                 CountDrop(peer, DropReason.ControlMessageUnknown);
@@ -120,39 +167,75 @@ public sealed class Inbound
         }
     }
 
-    private void AdmitIpv4(in Arrival packet, in GreView gre, RoutingSnapshot routing)
+    private Peer? FindSender(InetAddress source, in GreView gre, RoutingSnapshot routing)
+    {
+        bool hasKey = gre.HasKey;
+        uint key = gre.Key;
+        if (!ReferenceEquals(routing, _lastRouting) || source != _lastSource || hasKey != _lastHasKey || key != _lastKey)
+        {
+            _lastSender = routing.FindSender(source, hasKey, key);
+            (_lastRouting, _lastSource, _lastHasKey, _lastKey) = (routing, source, hasKey, key);
+        }
+
+        return _lastSender;
+    }
+
+    private void AdmitIpv4(in Arrival packet, in GreView gre, Peer peer, RoutingSnapshot routing)
     {
         if (!Ipv4View.TryParse(gre.Payload, out Ipv4View inner) || !inner.IsChecksumValid)
         {
-            CountDrop(packet.Peer, ReasonOfMalformed(gre));
+            CountDrop(peer, ReasonOfMalformed(gre));
             return;
         }
 
-        CoalescingVerdict verdict = KernelCoalescing.Judge(inner, packet.Peer.Gmtu, routing.DropsPartialUdp, out Offload offload);
-        if (Passes(packet, gre, verdict) &&
-            IsSourceAllowed(packet, routing.Routes.LookupIpv4(inner.Source.Ipv4), inner.Destination) &&
-            TryMergeEcn(packet, inner.TrafficClass & Ecn.Mask, isIpv4: true))
+        CoalescingVerdict verdict = packet.IsCoalescingKnown
+            ? Known(packet, gre, out Offload offload)
+            : KernelCoalescing.Judge(inner, peer.Gmtu, routing.DropsPartialUdp, out offload);
+        if (Passes(gre, peer, verdict) &&
+            IsSourceAllowed(peer, routing.Routes.LookupIpv4(inner.Source.Ipv4), inner.Destination))
         {
-            Deliver(packet, inner.TotalLength, offload);
+            Span<byte> bytes = packet.Memory.Slice(packet.Start + gre.HeaderLength, inner.TotalLength);
+            if (TryMergeEcn(packet, peer, bytes, inner.TrafficClass & Ecn.Mask, isIpv4: true))
+            {
+                Deliver(packet, gre, bytes.Length, offload, peer);
+            }
         }
     }
 
-    private void AdmitIpv6(in Arrival packet, in GreView gre, RoutingSnapshot routing)
+    private void AdmitIpv6(in Arrival packet, in GreView gre, Peer peer, RoutingSnapshot routing)
     {
         if (!Ipv6View.TryParse(gre.Payload, out Ipv6View inner))
         {
-            CountDrop(packet.Peer, ReasonOfMalformed(gre));
+            CountDrop(peer, ReasonOfMalformed(gre));
             return;
         }
 
-        CoalescingVerdict verdict = KernelCoalescing.Judge(inner, packet.Peer.Gmtu, routing.DropsPartialUdp, out Offload offload);
-        if (Passes(packet, gre, verdict) &&
-            IsSourceAllowed(packet, routing.Routes.LookupIpv6(inner.Source.Bits), inner.Destination) &&
-            TryMergeEcn(packet, inner.TrafficClass & Ecn.Mask, isIpv4: false))
+        CoalescingVerdict verdict = packet.IsCoalescingKnown
+            ? Known(packet, gre, out Offload offload)
+            : KernelCoalescing.Judge(inner, peer.Gmtu, routing.DropsPartialUdp, out offload);
+        if (Passes(gre, peer, verdict) &&
+            IsSourceAllowed(peer, routing.Routes.LookupIpv6(inner.Source.Bits), inner.Destination))
         {
-            Deliver(packet, inner.TotalLength, offload);
+            Span<byte> bytes = packet.Memory.Slice(packet.Start + gre.HeaderLength, inner.TotalLength);
+            if (TryMergeEcn(packet, peer, bytes, inner.TrafficClass & Ecn.Mask, isIpv4: false))
+            {
+                Deliver(packet, gre, bytes.Length, offload, peer);
+            }
         }
     }
+
+    // What the kernel has said beside the packet.
+    private static CoalescingVerdict Known(in Arrival packet, in GreView gre, out Offload offload)
+    {
+        offload = Shift(packet.Offload, gre.HeaderLength);
+        return offload.NeedsChecksum || offload.Gso != GsoType.None ? CoalescingVerdict.Partial : CoalescingVerdict.Ordinary;
+    }
+
+    // The same offload of a packet without so many bytes at its beginning.
+    private static Offload Shift(in Offload offload, int bytes) =>
+        offload.NeedsChecksum
+            ? offload with { ChecksumStart = (ushort)(offload.ChecksumStart - bytes), HeaderLength = 0 }
+            : offload with { HeaderLength = 0 };
 
     // 4: what the GRE checksum shows to be damage is no malformed packet of the sender's.
     private static DropReason ReasonOfMalformed(in GreView gre) =>
@@ -161,91 +244,70 @@ public sealed class Inbound
     // 4: checksum, then sequence number, so that a damaged packet can't move the window. The GRE checksum of a coalesced packet is
     // that of its first segment and fits nothing; the kernel verified every segment's before it coalesced them. Coalesced UDP goes last,
     // since only an otherwise good packet says something about the host's settings.
-    private bool Passes(in Arrival packet, in GreView gre, CoalescingVerdict verdict)
+    private bool Passes(in GreView gre, Peer peer, CoalescingVerdict verdict)
     {
         if (verdict == CoalescingVerdict.Ordinary && !gre.IsChecksumValid)
         {
-            return Refuse(packet, DropReason.ChecksumMismatch);
+            return Refuse(peer, DropReason.ChecksumMismatch);
         }
 
-        if (gre.HasSequence && !packet.Peer.Sequences.Accept(gre.Sequence))
+        if (gre.HasSequence && !peer.Sequences.Accept(gre.Sequence))
         {
-            return Refuse(packet, DropReason.SequenceOld);
+            return Refuse(peer, DropReason.SequenceOld);
         }
 
-        return verdict != CoalescingVerdict.CoalescedUdp || Refuse(packet, DropReason.CoalescedUdp);
+        return verdict != CoalescingVerdict.CoalescedUdp || Refuse(peer, DropReason.CoalescedUdp);
     }
 
     // 5: the inner source must be this peer's by the same longest-prefix rule that sends packets to it.
-    private bool IsSourceAllowed(in Arrival packet, Peer? owner, InetAddress innerDestination)
+    private bool IsSourceAllowed(Peer peer, Peer? owner, InetAddress innerDestination)
     {
-        if (!ReferenceEquals(owner, packet.Peer))
+        if (!ReferenceEquals(owner, peer))
         {
-            return Refuse(packet, DropReason.SourceNotInPeerSubnets);
+            return Refuse(peer, DropReason.SourceNotInPeerSubnets);
         }
 
-        return innerDestination != packet.Peer.Settings.Endpoint || Refuse(packet, DropReason.InnerDestinationIsEndpoint);
+        return innerDestination != peer.Settings.Endpoint || Refuse(peer, DropReason.InnerDestinationIsEndpoint);
     }
 
     // 6: what the underlay says about congestion goes on inside.
-    private bool TryMergeEcn(in Arrival packet, int innerEcn, bool isIpv4)
+    private bool TryMergeEcn(in Arrival packet, Peer peer, Span<byte> inner, int innerEcn, bool isIpv4)
     {
         int merged = Ecn.Decapsulate(innerEcn, packet.OuterEcn);
         if (merged < 0)
         {
-            return Refuse(packet, DropReason.EcnCongestionLost);
+            return Refuse(peer, DropReason.EcnCongestionLost);
         }
 
         if (merged != innerEcn)
         {
-            Span<byte> header = _packets.Memory.Slice(packet.InnerStart, isIpv4 ? Ipv4Header.Length : Ipv6Header.Length);
             if (isIpv4)
             {
-                Ecn.SetIpv4(header, merged);
+                Ecn.SetIpv4(inner, merged);
             }
             else
             {
-                Ecn.SetIpv6(header, merged);
+                Ecn.SetIpv6(inner, merged);
             }
         }
 
         return true;
     }
 
-    private void Deliver(in Arrival packet, int length, in Offload offload)
+    // 6: what the kernel said, or what was found out, goes on to where segments are put together.
+    private void Deliver(in Arrival packet, in GreView gre, int length, in Offload offload, Peer peer)
     {
-        _senders[_writes.Count] = packet.Peer;
-        _writes.Add(new Piece(_packets.Memory, packet.InnerStart, length), offload);
+        var piece = new Piece(packet.Memory, packet.Start + gre.HeaderLength, length);
+        bool isSegmentSizeKnown = packet.IsCoalescingKnown || offload.Gso == GsoType.None;
+        _deliveries.Add(piece, offload, isSegmentSizeKnown, peer);
     }
 
     // 7: the batch goes to the kernel; what was refused is counted where it belongs.
-    private void Write()
-    {
-        if (_writes.Count == 0)
-        {
-            return;
-        }
+    private void Write() => _deliveries.Flush();
 
-        _tun.Write(_writes);
-        long now = Environment.TickCount64;
-        for (int i = 0; i < _writes.Count; i++)
-        {
-            PeerCounters counters = _senders[i].Counters[_worker];
-            ref GatherPacket written = ref _writes[i];
-            if (written.Result == TransmitResult.Sent)
-            {
-                counters.CountReceived(written.Length, now);
-            }
-            else
-            {
-                counters.CountDrop(DropReason.TunWriteFailed);
-            }
-        }
-    }
-
-    private bool Refuse(in Arrival packet, DropReason reason)
+    private bool Refuse(Peer peer, DropReason reason)
     {
-        packet.Peer.Counters[_worker].CountDrop(reason);
+        peer.Counters[_worker].CountDrop(reason);
         return false;
     }
 
@@ -258,5 +320,9 @@ public sealed class Inbound
         _ => DropReason.GreTruncated,
     };
 
-    private readonly record struct Arrival(int Index, int InnerStart, int OuterEcn, Peer Peer);
+    // A GRE packet as it lies in memory. The offload counts from the GRE header.
+    private readonly record struct Arrival(PacketMemory Memory, int Start, int Length, int OuterEcn, bool IsCoalescingKnown, Offload Offload)
+    {
+        public ReadOnlySpan<byte> Bytes => Memory.Slice(Start, Length);
+    }
 }

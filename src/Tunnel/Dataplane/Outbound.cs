@@ -8,8 +8,8 @@ namespace Tunnel.Dataplane;
 /// 1  read a batch from the TUN queue, each packet with headroom
 /// 2  validate the inner header
 /// 3  look its destination up in the route table: the longest prefix wins
-/// 4  check its size against the peer's GMTU, or answer Fragmentation Needed / Packet Too Big
-/// 5  write the outer headers in the headroom
+/// 4  check its size against the peer's GMTU: cut a super-packet, or answer Fragmentation Needed / Packet Too Big
+/// 5  write the outer headers in the headroom, or before each segment
 /// 6  send the batch
 /// </code>
 /// Thread rule: one worker runs it. It neither blocks nor allocates nor takes a lock.
@@ -19,14 +19,12 @@ public sealed class Outbound
     private const int BatchSize = 64;
 
     private readonly ITunDevice _tun;
-    private readonly IUnderlay _underlay;
     private readonly RoutingHolder _routing;
     private readonly PeerCounters _network;
     private readonly int _worker;
 
     private readonly PacketBatch _packets = new(BatchSize);
-    private readonly GatherBatch _sends = new(BatchSize, BatchSize);
-    private readonly Peer[] _receivers = new Peer[BatchSize];
+    private readonly SendQueue _sends;
     private readonly TooBigAnswers _answers;
 
     /// <summary>Wires one worker's outbound half.</summary>
@@ -34,11 +32,12 @@ public sealed class Outbound
     /// <param name="underlay">The worker's underlay.</param>
     /// <param name="routing">Where the routing snapshot is found.</param>
     /// <param name="network">This worker's counters for packets of no peer.</param>
+    /// <param name="offloads">Which offloads are in use.</param>
     /// <param name="worker">The worker's number: which of a peer's counters are its own.</param>
-    public Outbound(ITunDevice tun, IUnderlay underlay, RoutingHolder routing, PeerCounters network, int worker)
+    public Outbound(ITunDevice tun, IUnderlay underlay, RoutingHolder routing, PeerCounters network, OffloadState offloads, int worker)
     {
         _tun = tun;
-        _underlay = underlay;
+        _sends = new SendQueue(underlay, offloads, worker);
         _routing = routing;
         _network = network;
         _worker = worker;
@@ -56,7 +55,6 @@ public sealed class Outbound
         }
 
         RoutingSnapshot routing = _routing.Current;
-        _sends.Clear();
         for (int i = 0; i < count; i++)
         {
             Admit(i, routing);
@@ -101,14 +99,10 @@ public sealed class Outbound
             return;
         }
 
-        if (packet.TotalLength > peer.Gmtu)
+        if (!TrySend(index, packet.Packet, EtherType.Ipv4, peer, peer.Target.UdpPort == 0 ? 0 : FlowHash.Of(packet)))
         {
-            peer.Counters[_worker].CountDrop(DropReason.ExceedsGmtu);
             _answers.Answer(packet, OwnAddress(routing.Ipv4Address, peer), peer.Gmtu);
-            return;
         }
-
-        Encapsulate(index, packet.TotalLength, EtherType.Ipv4, peer);
     }
 
     private void AdmitIpv6(int index, ReadOnlySpan<byte> bytes, RoutingSnapshot routing)
@@ -126,14 +120,10 @@ public sealed class Outbound
             return;
         }
 
-        if (packet.TotalLength > peer.Gmtu)
+        if (!TrySend(index, packet.Packet, EtherType.Ipv6, peer, peer.Target.UdpPort == 0 ? 0 : FlowHash.Of(packet)))
         {
-            peer.Counters[_worker].CountDrop(DropReason.ExceedsGmtu);
             _answers.Answer(packet, OwnAddress(routing.Ipv6Address, peer), peer.Gmtu);
-            return;
         }
-
-        Encapsulate(index, packet.TotalLength, EtherType.Ipv6, peer);
     }
 
     // 3: the receiver, or the reason why there is none.
@@ -169,46 +159,51 @@ public sealed class Outbound
     // 4: errors come from an overlay address of ours, or at least from this host.
     private static InetAddress OwnAddress(InetAddress overlay, Peer peer) => overlay.IsNone ? peer.Settings.Local : overlay;
 
-    // 5: the outer headers.
-    private void Encapsulate(int index, int innerLength, ushort protocolType, Peer peer)
+    // 4: what fits goes on; for what does not fit the caller answers. 5: the outer headers.
+    private bool TrySend(int index, ReadOnlySpan<byte> bytes, ushort protocolType, Peer peer, uint flowHash)
     {
-        int start = _packets[index].Start - peer.Overhead;
-        int length = innerLength + peer.Overhead;
-        peer.WriteOuterHeaders(_packets.Memory.Slice(start, length), protocolType);
-        _receivers[_sends.Count] = peer;
-        _sends.Add(new Piece(_packets.Memory, start, length), target: peer.Target);
+        ref Packet packet = ref _packets[index];
+        var piece = new Piece(packet.Memory, packet.Start, bytes.Length);
+        if (packet.Offload.Gso != GsoType.None)
+        {
+            return TrySendSegments(bytes, piece, packet.Offload, protocolType, peer, flowHash);
+        }
+
+        if (bytes.Length > peer.Gmtu)
+        {
+            peer.Counters[_worker].CountDrop(DropReason.ExceedsGmtu);
+            return false;
+        }
+
+        if (packet.Offload.NeedsChecksum && !UnfinishedChecksum.TryFinish(piece.Span, packet.Offload))
+        {
+            peer.Counters[_worker].CountDrop(DropReason.InnerHeaderMalformed);
+            return true;
+        }
+
+        _sends.Add(piece, protocolType, peer, flowHash);
+        return true;
+    }
+
+    private bool TrySendSegments(
+        ReadOnlySpan<byte> bytes, in Piece piece, in Offload offload, ushort protocolType, Peer peer, uint flowHash)
+    {
+        if (!Segmentation.TryBegin(bytes, offload, out Segmentation segments))
+        {
+            peer.Counters[_worker].CountDrop(DropReason.InnerHeaderMalformed);
+            return true;
+        }
+
+        if (segments.LongestSegment > peer.Gmtu)
+        {
+            peer.Counters[_worker].CountDrops(DropReason.ExceedsGmtu, segments.Count);
+            return false;
+        }
+
+        _sends.Add(segments, piece, protocolType, peer, flowHash);
+        return true;
     }
 
     // 6: the batch leaves; what was refused is counted where it belongs.
-    private void Send()
-    {
-        if (_sends.Count == 0)
-        {
-            return;
-        }
-
-        _underlay.Send(_sends);
-        for (int i = 0; i < _sends.Count; i++)
-        {
-            Peer peer = _receivers[i];
-            ref GatherPacket sent = ref _sends[i];
-            if (sent.Result == TransmitResult.Sent)
-            {
-                peer.Counters[_worker].CountSent(sent.Length - peer.Overhead);
-            }
-            else
-            {
-                peer.Counters[_worker].CountDrop(ReasonOf(sent.Result));
-            }
-        }
-    }
-
-    private static DropReason ReasonOf(TransmitResult result) => result switch
-    {
-        TransmitResult.QueueFull => DropReason.UnderlayQueueFull,
-        TransmitResult.TooLong => DropReason.UnderlayTooLong,
-        TransmitResult.Unreachable => DropReason.UnderlayUnreachable,
-        TransmitResult.Denied => DropReason.UnderlayDenied,
-        _ => DropReason.UnderlaySendFailed,
-    };
+    private void Send() => _sends.Flush();
 }

@@ -49,21 +49,24 @@ public sealed class PeerCounters
         }
     }
 
-    /// <summary>Counts a packet sent.</summary>
-    public void CountSent(int bytes)
+    /// <summary>Counts packets sent.</summary>
+    public void CountSent(int packets, int bytes)
     {
-        Volatile.Write(ref _sentPackets, _sentPackets + 1);
+        Volatile.Write(ref _sentPackets, _sentPackets + packets);
         Volatile.Write(ref _sentBytes, _sentBytes + bytes);
     }
 
-    /// <summary>Counts a packet delivered.</summary>
-    public void CountReceived(int bytes, long now)
+    /// <summary>Counts packets delivered.</summary>
+    public void CountReceived(int packets, int bytes, long now)
     {
-        Volatile.Write(ref _receivedPackets, _receivedPackets + 1);
+        Volatile.Write(ref _receivedPackets, _receivedPackets + packets);
         Volatile.Write(ref _receivedBytes, _receivedBytes + bytes);
         Volatile.Write(ref _lastReceived, now);
     }
 
     /// <summary>Counts a packet discarded.</summary>
-    public void CountDrop(DropReason reason) => Volatile.Write(ref _drops[(int)reason], _drops[(int)reason] + 1);
+    public void CountDrop(DropReason reason) => CountDrops(reason, 1);
+
+    /// <summary>Counts packets discarded for the same reason.</summary>
+    public void CountDrops(DropReason reason, int packets) => Volatile.Write(ref _drops[(int)reason], _drops[(int)reason] + packets);
 }

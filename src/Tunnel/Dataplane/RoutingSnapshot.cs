@@ -10,18 +10,22 @@ public sealed class RoutingSnapshot
 {
     private readonly Dictionary<SenderKey, Peer> _senders = [];
     private readonly Dictionary<InetAddress, Peer?> _endpoints = [];
+    private readonly IReadOnlySet<InetAddress> _ownAddresses;
 
     /// <summary>Builds a snapshot.</summary>
     /// <param name="routes">The peers' subnets.</param>
     /// <param name="peers">The peers; no two may have the same endpoint and inbound key.</param>
     /// <param name="interfaceAddresses">This host's overlay addresses: ICMP errors are sent from them.</param>
     /// <param name="dropsPartialUdp">Whether a receiving device coalesces UDP; see <see cref="KernelCoalescing"/>.</param>
+    /// <param name="ownAddresses">The underlay addresses at which packets are received; see <see cref="IsOwn"/>.</param>
     public RoutingSnapshot(
         RouteTable<Peer> routes,
         IReadOnlyList<Peer> peers,
         IReadOnlyList<InetAddress> interfaceAddresses,
-        bool dropsPartialUdp = false)
+        bool dropsPartialUdp = false,
+        IReadOnlySet<InetAddress>? ownAddresses = null)
     {
+        _ownAddresses = ownAddresses ?? new HashSet<InetAddress>();
         Routes = routes;
         Peers = peers;
         DropsPartialUdp = dropsPartialUdp;
@@ -68,6 +72,12 @@ public sealed class RoutingSnapshot
     /// <param name="outerSource">The endpoint.</param>
     /// <param name="peer">The peer, where just one has it.</param>
     public bool IsEndpoint(InetAddress outerSource, out Peer? peer) => _endpoints.TryGetValue(outerSource, out peer);
+
+    /// <summary>
+    /// Whether a packet to this outer address is for this host, for packet sockets: they also get what the host forwards. The address that
+    /// a peer's packets are sent from counts without being asked for here.
+    /// </summary>
+    public bool IsOwn(InetAddress outerDestination) => _ownAddresses.Contains(outerDestination);
 
     private readonly record struct SenderKey(InetAddress Endpoint, bool HasKey, uint Key);
 }

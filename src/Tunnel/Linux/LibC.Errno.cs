@@ -19,6 +19,7 @@ internal static unsafe partial class LibC
     public static int EMSGSIZE => 90;
     public static int EOPNOTSUPP => 95;
     public static int EAFNOSUPPORT => 97;
+    public static int EADDRINUSE => 98;
     public static int EADDRNOTAVAIL => 99;
     public static int ENETDOWN => 100;
     public static int ENETUNREACH => 101;

@@ -5,55 +5,96 @@ using static Tmds.Linux.LibC;
 namespace Tunnel.Linux;
 
 /// <summary>
-/// Waits with poll(2) on a TUN device, the sockets of an underlay, and an eventfd(2) that stops the wait. Owns none but the last.
+/// Waits with poll(2) on a TUN queue, the sockets of a worker's underlay, and an eventfd(2) that ends the wait. Owns none but the last.
 /// </summary>
 internal sealed unsafe class PollReadiness : IReadiness
 {
-    private const int StopEntry = 0;
+    private const int WakeEntry = 0;
     private const int TunEntry = 1;
     private const int UnderlayEntry = 2;
-    private const int EntryCount = 4;
+    private const int EntryCount = UnderlayEntry + 5;
 
-    private readonly FileDescriptor _stop;
-    private readonly string _tunName;
+    private readonly FileDescriptor _wake;
+    private readonly TunDevice _tun;
+    private readonly WorkerUnderlay _underlay;
     private readonly PinnedArray<pollfd> _entries = new(EntryCount);
+    private volatile bool _stopped;
 
     /// <summary>Makes the wait for one worker.</summary>
     /// <exception cref="DeviceOpenException">There is no descriptor left.</exception>
-    public PollReadiness(TunDevice tun, RawGreUnderlay underlay)
+    public PollReadiness(TunDevice tun, WorkerUnderlay underlay)
     {
         SysResult created = SysResult.From(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-        _stop = created.IsError
+        _wake = created.IsError
             ? throw new DeviceOpenException($"cannot create an eventfd: {created.Reason}", "raise the limit of open files (LimitNOFILE=)")
             : new FileDescriptor(created.Value);
-        _tunName = tun.Name;
-        Watch(StopEntry, _stop.Number);
+        _tun = tun;
+        _underlay = underlay;
+        Watch(WakeEntry, _wake.Number);
         Watch(TunEntry, tun.Descriptor);
-        Watch(UnderlayEntry, underlay.Ipv4Descriptor);
-        Watch(UnderlayEntry + 1, underlay.Ipv6Descriptor);
     }
 
     /// <inheritdoc/>
     /// <exception cref="DeviceGoneException">The TUN device was deleted: it will never be readable again, and nothing is left to do.</exception>
     public Ready Wait()
     {
+        // The control plane may have opened some since.
+        Watch(UnderlayEntry, _underlay.Raw4?.Descriptor ?? -1);
+        Watch(UnderlayEntry + 1, _underlay.Raw6?.Descriptor ?? -1);
+        Watch(UnderlayEntry + 2, _underlay.Udp4?.Descriptor ?? -1);
+        Watch(UnderlayEntry + 3, _underlay.Udp6?.Descriptor ?? -1);
+        Watch(UnderlayEntry + 4, _underlay.Ring?.Descriptor ?? -1);
+        _underlay.PrepareWait();
         if (Sys.Poll(_entries.Address, EntryCount, -1) == 0)
         {
             return Ready.None;
         }
 
-        var ready = Ready.None;
-        if (_entries.Address[StopEntry].revents != 0)
+        if (_entries.Address[WakeEntry].revents != 0)
         {
-            ready |= Ready.Stopped;
+            if (_stopped)
+            {
+                return Ready.Stopped;
+            }
+
+            ulong count;
+            _ = Sys.Read(_wake.Number, &count, sizeof(ulong));
         }
 
+        return ReadyOf();
+    }
+
+    /// <inheritdoc/>
+    public void Stop()
+    {
+        // Never read again, so the descriptor stays readable.
+        _stopped = true;
+        Wake();
+    }
+
+    /// <summary>Makes the present <see cref="Wait"/> return, to begin again with the sockets that there are then. Any thread.</summary>
+    public void Wake()
+    {
+        if (_wake.TryHold())
+        {
+            ulong one = 1;
+            _ = Sys.Write(_wake.Number, &one, sizeof(ulong));
+            _wake.DangerousRelease();
+        }
+    }
+
+    /// <inheritdoc/>
+    public void Dispose() => _wake.Dispose();
+
+    private Ready ReadyOf()
+    {
+        var ready = Ready.None;
         int tun = _entries.Address[TunEntry].revents;
 
         // The driver reports an error for one reason only: the device is no more. A device that is down is merely never readable.
-        if ((tun & ~POLLIN) != 0 && ready == Ready.None)
+        if ((tun & ~POLLIN) != 0)
         {
-            throw new DeviceGoneException(_tunName);
+            throw new DeviceGoneException(_tun.Name);
         }
 
         if (tun != 0)
@@ -67,26 +108,12 @@ internal sealed unsafe class PollReadiness : IReadiness
             if (_entries.Address[i].revents != 0)
             {
                 ready |= Ready.Underlay;
+                _underlay.Readable |= (Sockets)(1 << (i - UnderlayEntry));
             }
         }
 
         return ready;
     }
-
-    /// <inheritdoc/>
-    public void Stop()
-    {
-        if (_stop.TryHold())
-        {
-            // Never read again, so the descriptor stays readable.
-            ulong one = 1;
-            _ = Sys.Write(_stop.Number, &one, sizeof(ulong));
-            _stop.DangerousRelease();
-        }
-    }
-
-    /// <inheritdoc/>
-    public void Dispose() => _stop.Dispose();
 
     // poll(2) leaves out entries with a negative descriptor.
     private void Watch(int index, int fd)

@@ -45,9 +45,8 @@ internal sealed unsafe class RawGreSocket : IDisposable
     private readonly PinnedArray<sockaddr_in6> _sources = new(MessageCount);
     private readonly PinnedArray<byte> _controls = new(MessageCount * ControlSize);
 
-    private readonly PinnedArray<mmsghdr> _sent = new(MessageCount);
-    private readonly PinnedArray<iovec> _sentPieces = new(Uapi.UIO_MAXIOV);
-    private readonly PinnedArray<sockaddr_in6> _destinations = new(MessageCount);
+    private readonly MessageSender _messages;
+    private readonly PinnedArray<sockaddr_in6> _destinations = new(MessageSender.MaxMessages);
 
     /// <summary>Opens the socket and its guard.</summary>
     /// <param name="isIpv6">The address family.</param>
@@ -70,6 +69,7 @@ internal sealed unsafe class RawGreSocket : IDisposable
         }
 
         _fd = _descriptor.Number;
+        _messages = new MessageSender(_fd);
         LinkMessages();
     }
 
@@ -93,8 +93,9 @@ internal sealed unsafe class RawGreSocket : IDisposable
         }
     }
 
-    /// <summary>Adds the packets that are waiting to the batch until it is full.</summary>
-    public void Receive(PacketBatch batch)
+    /// <summary>Adds packets that are waiting to the batch.</summary>
+    /// <returns>Whether more may be waiting.</returns>
+    public bool Receive(PacketBatch batch)
     {
         int wanted;
         int count;
@@ -103,7 +104,7 @@ internal sealed unsafe class RawGreSocket : IDisposable
             wanted = Math.Min(MessageCount, batch.Capacity - batch.Count);
             if (wanted == 0)
             {
-                return;
+                return true;
             }
 
             PrepareReceive(batch, wanted);
@@ -117,6 +118,8 @@ internal sealed unsafe class RawGreSocket : IDisposable
             }
         }
         while (count == wanted);
+
+        return false;
     }
 
     /// <summary>Sends packets of this family in order and writes their results.</summary>
@@ -128,18 +131,26 @@ internal sealed unsafe class RawGreSocket : IDisposable
     {
         while (first < end)
         {
-            int count = PrepareSend(batch, first, end);
+            int count = _messages.Prepare(batch, first, end);
             if (count == 0)
             {
-                // More pieces than the kernel takes.
                 batch[first++].Result = TransmitResult.Failed;
                 continue;
             }
 
-            SendPrepared(batch, first, count, ref patience);
+            for (int i = 0; i < count; i++)
+            {
+                WriteAddress(_destinations.Address + i, batch[first + i].Target!.Endpoint);
+            }
+
+            _messages.Send(batch, first, count, ref patience);
             first += count;
         }
     }
+
+    /// <summary>Begins to take the packets of one worker's flows, or ends to take any; the guard takes the rest. Any thread.</summary>
+    public void Take(bool packets, int worker, int workers) =>
+        _ = ClassicBpf.Attach(_fd, packets ? GreFilters.FlowsOf(_isIpv6, worker, workers) : GreFilters.Nothing);
 
     /// <summary>Closes both sockets.</summary>
     public void Dispose()
@@ -157,8 +168,11 @@ internal sealed unsafe class RawGreSocket : IDisposable
             received->msg_iov = _receivedPieces.Address + i;
             received->msg_iovlen = 1;
             _receivedPieces.Address[i].iov_len = PacketBatch.MaxPacket;
+        }
 
-            msghdr* sent = Header(_sent, i);
+        for (int i = 0; i < MessageSender.MaxMessages; i++)
+        {
+            msghdr* sent = _messages.Message(i);
             sent->msg_name = _destinations.Address + i;
             sent->msg_namelen = _isIpv6 ? sizeof(sockaddr_in6) : sizeof(sockaddr_in);
             _destinations.Address[i].sin6_family = _isIpv6 ? AF_INET6 : AF_INET;
@@ -246,61 +260,6 @@ internal sealed unsafe class RawGreSocket : IDisposable
 
     private static InetAddress ReadAddress(byte* bytes) => new(BinaryPrimitives.ReadUInt128BigEndian(new ReadOnlySpan<byte>(bytes, 16)));
 
-    // Describes as many packets as fit; returns how many those are.
-    private int PrepareSend(GatherBatch batch, int first, int end)
-    {
-        int count = 0;
-        int used = 0;
-        while (first + count < end && count < MessageCount)
-        {
-            ReadOnlySpan<Piece> pieces = batch.Pieces(first + count);
-            if (used + pieces.Length > _sentPieces.Length)
-            {
-                break;
-            }
-
-            msghdr* message = Header(_sent, count);
-            message->msg_iov = _sentPieces.Address + used;
-            message->msg_iovlen = pieces.Length;
-            foreach (ref readonly Piece piece in pieces)
-            {
-                iovec* run = _sentPieces.Address + used++;
-                run->iov_base = PinnedMemory.Address(piece.Memory, piece.Offset, piece.Length);
-                run->iov_len = piece.Length;
-            }
-
-            WriteAddress(_destinations.Address + count, batch[first + count].Target!.Endpoint);
-            count++;
-        }
-
-        return count;
-    }
-
-    private void SendPrepared(GatherBatch batch, int first, int count, ref SendPatience patience)
-    {
-        int done = 0;
-        while (done < count)
-        {
-            // The call stops at the first refusal and tells how many it sent before; the refusal itself is told by the next call.
-            SysResult sent = Sys.SendMessages(_fd, _sent.Address + done, count - done);
-            if (!sent.IsError)
-            {
-                RawGreUnderlay.SetResult(batch, first + done, first + done + sent.Value, TransmitResult.Sent);
-                done += sent.Value;
-            }
-            else if (!sent.WouldBlock)
-            {
-                batch[first + done].Result = SendErrors.ResultOf(sent);
-                done++;
-            }
-            else if (!patience.WaitForRoom(_fd))
-            {
-                RawGreUnderlay.SetResult(batch, first + done, first + count, TransmitResult.QueueFull);
-                return;
-            }
-        }
-    }
-
     // mmsghdr.msg_hdr is a property; the structure begins with it.
     private static msghdr* Header(PinnedArray<mmsghdr> messages, int index) => (msghdr*)(messages.Address + index);
 
@@ -350,9 +309,7 @@ internal sealed unsafe class RawGreSocket : IDisposable
         try
         {
             int fd = descriptor.Number;
-            sock_filter dropAll = new() { code = Uapi.BPF_RET | Uapi.BPF_K };
-            sock_fprog program = new() { len = 1, filter = &dropAll };
-            Check(Sys.SetOption(fd, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof(sock_fprog)), "attach a filter to");
+            Check(ClassicBpf.Attach(fd, GreFilters.Nothing), "attach a filter to");
             Bind(fd, isIpv6, local);
             Drain(fd);
             if (isIpv6)

@@ -85,6 +85,15 @@ internal static unsafe class Sys
         return result;
     }
 
+    /// <summary>read(2)</summary>
+    public static SysResult Read(int fd, void* bytes, int count)
+    {
+        iovec piece = default;
+        piece.iov_base = bytes;
+        piece.iov_len = count;
+        return ReadVector(fd, &piece, 1);
+    }
+
     /// <summary>readv(2)</summary>
     public static SysResult ReadVector(int fd, iovec* pieces, int count)
     {

@@ -6,27 +6,35 @@ using static Tmds.Linux.LibC;
 namespace Tunnel.Linux;
 
 /// <summary>
-/// A TUN device with one queue: tuntap.rst in the kernel's documentation. A device that does not exist is made and vanishes when
-/// this object is disposed of; a persistent one (`ip tuntap add`) is attached to and stays.
-/// It is opened with IFF_VNET_HDR, so that a packet that the kernel coalesced on the underlay can be handed on with the word that
-/// says how to cut it; the other way the kernel is told (TUNSETOFFLOAD 0) to hand over only ordinary, finished packets.
+/// A queue of a TUN device: tuntap.rst in the kernel's documentation. A device that does not exist is made and vanishes when its
+/// last queue is disposed of; a persistent one (`ip tuntap add`) is attached to and stays.
+/// It is opened with IFF_VNET_HDR, so that super-packets can be written with the word that says how to cut them. The other way the
+/// kernel hands over only ordinary, finished packets, unless <see cref="EnableOffloads"/> was called.
 /// </summary>
 internal sealed unsafe class TunDevice : ITunDevice
 {
     private const string ControlDevice = "/dev/net/tun";
+
+    // Super-packets read together should still be in the processor's cache when they are sent.
+    private const int ReadBudget = 4 * 65_536;
 
     private readonly FileDescriptor _descriptor;
     private readonly int _fd;
     private readonly PinnedArray<virtio_net_hdr> _header = new(1);
     private readonly PinnedArray<iovec> _pieces = new(Uapi.UIO_MAXIOV);
 
-    /// <summary>Opens the device.</summary>
+    /// <summary>Opens a device with one queue.</summary>
     /// <param name="name">Its name, 1 to 15 bytes.</param>
     /// <exception cref="DeviceOpenException">It cannot be opened; says why and what to do.</exception>
     public TunDevice(string name)
+        : this(name, Attach(name, isMultiQueue: false))
+    {
+    }
+
+    private TunDevice(string name, FileDescriptor descriptor)
     {
         Name = name;
-        _descriptor = Attach(name);
+        _descriptor = descriptor;
         _fd = _descriptor.Number;
         _pieces.Address[0].iov_base = _header.Address;
         _pieces.Address[0].iov_len = sizeof(virtio_net_hdr);
@@ -38,13 +46,57 @@ internal sealed unsafe class TunDevice : ITunDevice
     /// <summary>What to wait on: readable where packets are waiting, in error once the device is deleted.</summary>
     internal int Descriptor => _fd;
 
+    /// <summary>Opens a device with several queues: flows are spread over them, and the answers to what one queue wrote are read from it.</summary>
+    /// <param name="name">Its name, 1 to 15 bytes.</param>
+    /// <param name="count">How many queues; at least 1.</param>
+    /// <exception cref="DeviceOpenException">It cannot be opened; says why and what to do.</exception>
+    public static TunDevice[] OpenQueues(string name, int count)
+    {
+        var queues = new TunDevice[count];
+        try
+        {
+            for (int i = 0; i < count; i++)
+            {
+                queues[i] = new TunDevice(name, Attach(name, isMultiQueue: count > 1));
+            }
+
+            return queues;
+        }
+        catch
+        {
+            foreach (TunDevice? queue in queues)
+            {
+                queue?.Dispose();
+            }
+
+            throw;
+        }
+    }
+
+    /// <summary>
+    /// Asks the kernel to hand over super-packets and unfinished checksums (TUNSETOFFLOAD), as much of it as this kernel knows. Once for
+    /// all queues of the device.
+    /// </summary>
+    /// <returns>What the kernel agreed to.</returns>
+    public Offloads EnableOffloads()
+    {
+        const int Tcp = Uapi.TUN_F_CSUM | Uapi.TUN_F_TSO4 | Uapi.TUN_F_TSO6;
+        if (!Sys.Ioctl(_fd, Uapi.TUNSETOFFLOAD, Tcp | Uapi.TUN_F_USO4 | Uapi.TUN_F_USO6).IsError)
+        {
+            return Offloads.TunTcp | Offloads.TunUdp;
+        }
+
+        return Sys.Ioctl(_fd, Uapi.TUNSETOFFLOAD, Tcp).IsError ? Offloads.None : Offloads.TunTcp;
+    }
+
     /// <inheritdoc/>
     public int Read(PacketBatch batch)
     {
         virtio_net_hdr* header = _header.Address;
         iovec* packet = _pieces.Address + 1;
+        int budget = ReadBudget;
         batch.Clear();
-        while (batch.Count < batch.Capacity)
+        while (batch.Count < batch.Capacity && budget > 0)
         {
             int start = PacketBatch.SlotStart(batch.Count);
             packet->iov_base = PinnedMemory.Address(batch.Memory, start, PacketBatch.MaxPacket);
@@ -58,6 +110,7 @@ internal sealed unsafe class TunDevice : ITunDevice
             }
 
             batch.Add(start, read.Value - sizeof(virtio_net_hdr), Decode(*header));
+            budget -= read.Value;
         }
 
         return batch.Count;
@@ -115,7 +168,7 @@ internal sealed unsafe class TunDevice : ITunDevice
         csum_offset = offload.ChecksumOffset,
     };
 
-    private static FileDescriptor Attach(string name)
+    private static FileDescriptor Attach(string name, bool isMultiQueue)
     {
         byte[] nameBytes = Encoding.UTF8.GetBytes(name);
         if (nameBytes.Length is 0 or >= Uapi.IFNAMSIZ)
@@ -134,7 +187,7 @@ internal sealed unsafe class TunDevice : ITunDevice
         var descriptor = new FileDescriptor(opened.Value);
         try
         {
-            SetUp(descriptor.Number, name, nameBytes);
+            SetUp(descriptor.Number, name, nameBytes, isMultiQueue);
             return descriptor;
         }
         catch
@@ -144,13 +197,13 @@ internal sealed unsafe class TunDevice : ITunDevice
         }
     }
 
-    private static void SetUp(int fd, string name, byte[] nameBytes)
+    private static void SetUp(int fd, string name, byte[] nameBytes, bool isMultiQueue)
     {
         ifreq request = default;
         var requested = new Span<byte>(request.ifr_name, Uapi.IFNAMSIZ);
         nameBytes.CopyTo(requested);
-        request.ifr_flags = Uapi.IFF_TUN | Uapi.IFF_NO_PI | Uapi.IFF_VNET_HDR;
-        Check(Sys.Ioctl(fd, Uapi.TUNSETIFF, &request), name);
+        request.ifr_flags = (short)(Uapi.IFF_TUN | Uapi.IFF_NO_PI | Uapi.IFF_VNET_HDR | (isMultiQueue ? Uapi.IFF_MULTI_QUEUE : 0));
+        Check(Sys.Ioctl(fd, Uapi.TUNSETIFF, &request), name, isMultiQueue);
 
         // The kernel reads "%d" as a pattern and chooses a name of its own.
         if (!requested.TrimEnd((byte)0).SequenceEqual(nameBytes))
@@ -162,15 +215,15 @@ internal sealed unsafe class TunDevice : ITunDevice
 
         // A persistent device keeps what its last user set.
         int headerSize = sizeof(virtio_net_hdr);
-        Check(Sys.Ioctl(fd, Uapi.TUNSETVNETHDRSZ, &headerSize), name);
-        Check(Sys.Ioctl(fd, Uapi.TUNSETOFFLOAD, 0), name);
+        Check(Sys.Ioctl(fd, Uapi.TUNSETVNETHDRSZ, &headerSize), name, isMultiQueue);
+        Check(Sys.Ioctl(fd, Uapi.TUNSETOFFLOAD, 0), name, isMultiQueue);
     }
 
-    private static void Check(SysResult result, string name)
+    private static void Check(SysResult result, string name, bool isMultiQueue)
     {
         if (result.IsError)
         {
-            throw AttachRefused(name, result);
+            throw AttachRefused(name, result, isMultiQueue);
         }
     }
 
@@ -194,7 +247,7 @@ internal sealed unsafe class TunDevice : ITunDevice
         return new DeviceOpenException($"cannot open {ControlDevice}: {result.Reason}", $"see `ls -l {ControlDevice}`");
     }
 
-    private static DeviceOpenException AttachRefused(string name, SysResult result)
+    private static DeviceOpenException AttachRefused(string name, SysResult result, bool isMultiQueue)
     {
         int errno = result.Errno;
         if (errno == EPERM)
@@ -214,7 +267,7 @@ internal sealed unsafe class TunDevice : ITunDevice
         if (errno == EINVAL)
         {
             return new DeviceOpenException(
-                $"cannot use {name}: a device of that name exists and is not a TUN device with one queue, or the name is not allowed",
+                $"cannot use {name}: a device of that name exists and is not a TUN device with {(isMultiQueue ? "several queues" : "one queue")}, or the name is not allowed",
                 $"see `ip -d link show {name}`; choose another name, or delete that device");
         }
 

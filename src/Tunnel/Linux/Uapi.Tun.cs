@@ -14,6 +14,13 @@ internal static unsafe partial class Uapi
     public const int IFF_TUN = 0x0001;
     public const int IFF_NO_PI = 0x1000;
     public const int IFF_VNET_HDR = 0x4000;
+    public const int IFF_MULTI_QUEUE = 0x0100;
+
+    public const int TUN_F_CSUM = 0x01;
+    public const int TUN_F_TSO4 = 0x02;
+    public const int TUN_F_TSO6 = 0x04;
+    public const int TUN_F_USO4 = 0x20;
+    public const int TUN_F_USO6 = 0x40;
 
     public const byte VIRTIO_NET_HDR_F_NEEDS_CSUM = 1;
     public const byte VIRTIO_NET_HDR_GSO_ECN = 0x80;

@@ -15,8 +15,8 @@ public sealed class PollReadinessTests
     public void WaitTellsWhatIsReadable()
     {
         using RawGreLab lab = Direct();
-        RawGreUnderlay a = lab.Open(lab.A);
-        RawGreUnderlay b = lab.Open(lab.B);
+        WorkerUnderlay a = lab.Open(lab.A);
+        WorkerUnderlay b = lab.Open(lab.B);
         using TunDevice tun = OpenTun(lab);
         using var readiness = new PollReadiness(tun, b);
         WarmUp(a, b, Packet("10.77.1.1", "10.77.1.2"), Packet("fd77:1::1", "fd77:1::2"));
@@ -24,11 +24,11 @@ public sealed class PollReadinessTests
 
         a.Send(BatchOf(Packet("10.77.1.1", "10.77.1.2")));
         Assert.Equal(Ready.Underlay, readiness.Wait());
-        Assert.Equal(1, b.Receive(batch));
+        Assert.Equal(1, b.ReceiveNow(batch));
 
         a.Send(BatchOf(Packet("fd77:1::1", "fd77:1::2")));
         Assert.Equal(Ready.Underlay, readiness.Wait());
-        Assert.Equal(1, b.Receive(batch));
+        Assert.Equal(1, b.ReceiveNow(batch));
 
         SendIntoTun(lab);
         Assert.Equal(Ready.Tun, readiness.Wait());

@@ -58,15 +58,15 @@ internal sealed class RawGreLab : IDisposable
     public static InetAddress Address(string text) => InetAddress.TryParse(text, out InetAddress address) ? address : throw new FormatException(text);
 
     /// <summary>Opens an underlay in a namespace; closed with the lab.</summary>
-    public RawGreUnderlay Open(NetnsThread host, string? ipv4 = "0.0.0.0", string? ipv6 = "::")
+    public WorkerUnderlay Open(NetnsThread host, string? ipv4 = "0.0.0.0", string? ipv6 = "::")
     {
-        RawGreUnderlay underlay = host.Run(() => new RawGreUnderlay(Local(ipv4), Local(ipv6)));
+        WorkerUnderlay underlay = host.Run(() => new HostUnderlay(new UnderlaySettings(Local(ipv4), Local(ipv6)), new OffloadState(Offloads.None)).Workers[0]);
         _opened.Add(underlay);
         return underlay;
     }
 
     /// <summary>Sends one packet after another until one gets this far: routes, neighbours and carriers need a moment at first.</summary>
-    public static void WarmUp(RawGreUnderlay from, RawGreUnderlay to, params byte[][] packets)
+    public static void WarmUp(WorkerUnderlay from, WorkerUnderlay to, params byte[][] packets)
     {
         var received = new PacketBatch(64);
         foreach (byte[] packet in packets)
@@ -75,25 +75,25 @@ internal sealed class RawGreLab : IDisposable
             Assert.True(NetnsThread.Eventually(() =>
             {
                 from.Send(batch);
-                return to.Receive(received) > 0;
+                return to.ReceiveNow(received) > 0;
             }));
         }
 
         DateTime quiet = DateTime.UtcNow.AddMilliseconds(50);
         while (DateTime.UtcNow < quiet)
         {
-            to.Receive(received);
+            to.ReceiveNow(received);
         }
     }
 
     /// <summary>Receives until this many packets have come, and fails where more or fewer come.</summary>
-    public static List<byte[]> ReceiveAll(RawGreUnderlay underlay, int count)
+    public static List<byte[]> ReceiveAll(WorkerUnderlay underlay, int count)
     {
         var packets = new List<byte[]>();
         var batch = new PacketBatch(64);
         NetnsThread.Eventually(() =>
         {
-            underlay.Receive(batch);
+            underlay.ReceiveNow(batch);
             for (int i = 0; i < batch.Count; i++)
             {
                 packets.Add(batch.Bytes(i).ToArray());
@@ -176,5 +176,16 @@ internal sealed class RawGreLab : IDisposable
         host.Ip($"addr add {ipv4} dev {device}");
         host.Ip($"addr add {ipv6} dev {device} nodad");
         host.Ip($"link set {device} mtu {mtu} up");
+    }
+}
+
+/// <summary>Receiving without a wait before it.</summary>
+internal static class WorkerUnderlayExtensions
+{
+    /// <summary>Looks at every socket, as after a wait that found all readable.</summary>
+    public static int ReceiveNow(this WorkerUnderlay underlay, PacketBatch batch)
+    {
+        underlay.Readable = Sockets.All;
+        return underlay.Receive(batch);
     }
 }

@@ -21,8 +21,8 @@ public sealed class RawGreUnderlayTests
     public void APacketArrivesWithItsOuterHeader(string source, string destination)
     {
         using RawGreLab lab = Direct();
-        RawGreUnderlay a = lab.Open(lab.A);
-        RawGreUnderlay b = lab.Open(lab.B);
+        WorkerUnderlay a = lab.Open(lab.A);
+        WorkerUnderlay b = lab.Open(lab.B);
         WarmUp(a, b, Packet(source, destination));
         byte[] packet = Packet(source, destination, length: 1234, trafficClass: 0xb9, timeToLive: 37);
         GatherBatch batch = BatchOf(packet);
@@ -39,13 +39,13 @@ public sealed class RawGreUnderlayTests
     public void ThePacketBeginsAtTheSlotOrWithItsHeaderInTheHeadroom(string source, string destination, int before)
     {
         using RawGreLab lab = Direct();
-        RawGreUnderlay a = lab.Open(lab.A);
-        RawGreUnderlay b = lab.Open(lab.B);
+        WorkerUnderlay a = lab.Open(lab.A);
+        WorkerUnderlay b = lab.Open(lab.B);
         WarmUp(a, b, Packet(source, destination));
         a.Send(BatchOf(Packet(source, destination), Packet(source, destination)));
         var batch = new PacketBatch(8);
 
-        Assert.True(NetnsThread.Eventually(() => b.Receive(batch) > 0));
+        Assert.True(NetnsThread.Eventually(() => b.ReceiveNow(batch) > 0));
 
         Assert.Equal(2, batch.Count);
         Assert.Equal(PacketBatch.SlotStart(0) - before, batch[0].Start);
@@ -58,8 +58,8 @@ public sealed class RawGreUnderlayTests
     public void PiecesArePutTogether(string source, string destination)
     {
         using RawGreLab lab = Direct();
-        RawGreUnderlay a = lab.Open(lab.A);
-        RawGreUnderlay b = lab.Open(lab.B);
+        WorkerUnderlay a = lab.Open(lab.A);
+        WorkerUnderlay b = lab.Open(lab.B);
         WarmUp(a, b, Packet(source, destination));
         byte[] packet = Packet(source, destination, 1000);
         var header = new PinnedPacketMemory(200);
@@ -85,8 +85,8 @@ public sealed class RawGreUnderlayTests
         using RawGreLab lab = Direct();
         lab.A.Ip("route add prohibit 10.99.0.1");
         lab.A.Ip("route add unreachable 10.99.0.2");
-        RawGreUnderlay a = lab.Open(lab.A);
-        RawGreUnderlay b = lab.Open(lab.B);
+        WorkerUnderlay a = lab.Open(lab.A);
+        WorkerUnderlay b = lab.Open(lab.B);
         WarmUp(a, b, Packet(A4, B4), Packet(A6, B6));
         byte[][] packets =
         [
@@ -121,7 +121,7 @@ public sealed class RawGreUnderlayTests
     public void AFamilyThatIsNotOpenIsUnreachable()
     {
         using RawGreLab lab = Direct();
-        RawGreUnderlay a = lab.Open(lab.A, ipv6: null);
+        WorkerUnderlay a = lab.Open(lab.A, ipv6: null);
         GatherBatch batch = BatchOf(Packet(A6, B6), Packet(A4, B4));
 
         a.Send(batch);
@@ -135,15 +135,15 @@ public sealed class RawGreUnderlayTests
     public void BatchesBeyondOneSystemCallKeepTheirOrder(string source, string destination)
     {
         using RawGreLab lab = Direct();
-        RawGreUnderlay a = lab.Open(lab.A);
-        RawGreUnderlay b = lab.Open(lab.B);
+        WorkerUnderlay a = lab.Open(lab.A);
+        WorkerUnderlay b = lab.Open(lab.B);
         WarmUp(a, b, Packet(source, destination));
         byte[][] packets = [.. Enumerable.Range(0, 150).Select(i => Packet(source, destination, seed: (byte)i))];
 
         a.Send(BatchOf(packets));
 
         var all = new PacketBatch(200);
-        Assert.True(NetnsThread.Eventually(() => b.Receive(all) > 0));
+        Assert.True(NetnsThread.Eventually(() => b.ReceiveNow(all) > 0));
         Assert.Equal(packets, Enumerable.Range(0, all.Count).Select(i => all.Bytes(i).ToArray()));
     }
 
@@ -155,8 +155,8 @@ public sealed class RawGreUnderlayTests
         using RawGreLab lab = Direct();
         lab.A.Ip("link set eth0 mtu 65535");
         lab.B.Ip("link set eth0 mtu 65535");
-        RawGreUnderlay a = lab.Open(lab.A);
-        RawGreUnderlay b = lab.Open(lab.B);
+        WorkerUnderlay a = lab.Open(lab.A);
+        WorkerUnderlay b = lab.Open(lab.B);
         WarmUp(a, b, Packet(source, destination));
         byte[] packet = Packet(source, destination, length: 65_535);
         GatherBatch batch = BatchOf(packet, packet);
@@ -171,8 +171,8 @@ public sealed class RawGreUnderlayTests
     public void FragmentsArriveReassembled()
     {
         using RawGreLab lab = Direct();
-        RawGreUnderlay a = lab.Open(lab.A);
-        RawGreUnderlay b = lab.Open(lab.B);
+        WorkerUnderlay a = lab.Open(lab.A);
+        WorkerUnderlay b = lab.Open(lab.B);
         WarmUp(a, b, Packet(A4, B4));
         byte[] whole = Packet(A4, B4, length: 2020, dontFragment: false);
 
@@ -191,8 +191,8 @@ public sealed class RawGreUnderlayTests
     {
         using RawGreLab lab = Routed();
         string far = destination == B4 ? "10.77.2.2" : "fd77:2::2";
-        RawGreUnderlay a = bound ? lab.Open(lab.A, A4, A6) : lab.Open(lab.A);
-        RawGreUnderlay b = lab.Open(lab.B);
+        WorkerUnderlay a = bound ? lab.Open(lab.A, A4, A6) : lab.Open(lab.A);
+        WorkerUnderlay b = lab.Open(lab.B);
         WarmUp(a, b, Packet(source, far));
         GatherBatch batch = BatchOf(Packet(source, far, length: 1401), Packet(source, far, length: 1400));
 
@@ -211,8 +211,8 @@ public sealed class RawGreUnderlayTests
     public void WithoutDontFragmentAPacketBeyondALearntPathMtuIsFragmented()
     {
         using RawGreLab lab = Routed();
-        RawGreUnderlay a = lab.Open(lab.A);
-        RawGreUnderlay b = lab.Open(lab.B);
+        WorkerUnderlay a = lab.Open(lab.A);
+        WorkerUnderlay b = lab.Open(lab.B);
         WarmUp(a, b, Packet(A4, "10.77.2.2"));
         GatherBatch learn = BatchOf(Packet(A4, "10.77.2.2", length: 1500));
         Assert.True(NetnsThread.Eventually(() =>
@@ -236,7 +236,7 @@ public sealed class RawGreUnderlayTests
     {
         using RawGreLab lab = Direct();
         lab.A.Exec("tc qdisc add dev eth0 root tbf rate 64kbit burst 10kb limit 100mb");
-        RawGreUnderlay a = lab.Open(lab.A);
+        WorkerUnderlay a = lab.Open(lab.A);
         GatherBatch batch = BatchOf([.. Enumerable.Repeat(Packet(source, destination, length: 1400), 64)]);
         TimeSpan longest = TimeSpan.Zero;
 
@@ -259,8 +259,8 @@ public sealed class RawGreUnderlayTests
     public void AFullReceiveQueueIsCountedAndProvokesNoIcmpError(string source, string destination, string counter)
     {
         using RawGreLab lab = Direct();
-        RawGreUnderlay a = lab.Open(lab.A);
-        RawGreUnderlay b = lab.Open(lab.B);
+        WorkerUnderlay a = lab.Open(lab.A);
+        WorkerUnderlay b = lab.Open(lab.B);
         WarmUp(a, b, Packet(source, destination));
         Assert.Equal(0, b.ReceiveQueueDrops);
         GatherBatch batch = BatchOf([.. Enumerable.Repeat(Packet(source, destination, length: 1500), 64)]);
@@ -280,7 +280,7 @@ public sealed class RawGreUnderlayTests
     {
         // What the guard prevents must be there to be prevented, else the test above shows nothing.
         using RawGreLab lab = Direct();
-        RawGreUnderlay a = lab.Open(lab.A);
+        WorkerUnderlay a = lab.Open(lab.A);
         GatherBatch batch = BatchOf(Packet(A4, B4), Packet(A6, B6));
 
         Assert.True(NetnsThread.Eventually(() =>
@@ -294,8 +294,8 @@ public sealed class RawGreUnderlayTests
     public void TheFamiliesTakeTurns()
     {
         using RawGreLab lab = Direct();
-        RawGreUnderlay a = lab.Open(lab.A);
-        RawGreUnderlay b = lab.Open(lab.B);
+        WorkerUnderlay a = lab.Open(lab.A);
+        WorkerUnderlay b = lab.Open(lab.B);
         WarmUp(a, b, Packet(A4, B4), Packet(A6, B6));
         a.Send(BatchOf([.. Enumerable.Repeat(Packet(A4, B4), 8), .. Enumerable.Repeat(Packet(A6, B6), 8)]));
         var whole = new PacketBatch(64);
@@ -305,12 +305,12 @@ public sealed class RawGreUnderlayTests
         var versions = new List<int>();
         Assert.True(NetnsThread.Eventually(() =>
         {
-            b.Receive(small);
+            b.ReceiveNow(small);
             versions.AddRange(Enumerable.Range(0, small.Count).Select(i => small.Bytes(i)[0] >> 4));
             return versions.Count == 16;
         }));
 
-        Assert.Equal(0, b.Receive(whole));
+        Assert.Equal(0, b.ReceiveNow(whole));
         int[] firstOfEach = [.. versions.Chunk(4).Select(chunk => chunk[0])];
         Assert.All(versions.Chunk(4), chunk => Assert.Single(chunk.Distinct()));
         Assert.True(firstOfEach is [4, 6, 4, 6] or [6, 4, 6, 4], string.Join(' ', firstOfEach));
@@ -322,9 +322,9 @@ public sealed class RawGreUnderlayTests
         using RawGreLab lab = Direct();
         lab.B.Ip("addr add 10.77.1.3/24 dev eth0");
         lab.B.Ip("addr add fd77:1::3/64 dev eth0 nodad");
-        RawGreUnderlay a = lab.Open(lab.A);
-        RawGreUnderlay first = lab.Open(lab.B, B4, B6);
-        RawGreUnderlay second = lab.Open(lab.B, "10.77.1.3", "fd77:1::3");
+        WorkerUnderlay a = lab.Open(lab.A);
+        WorkerUnderlay first = lab.Open(lab.B, B4, B6);
+        WorkerUnderlay second = lab.Open(lab.B, "10.77.1.3", "fd77:1::3");
         WarmUp(a, first, Packet(A4, B4), Packet(A6, B6));
         WarmUp(a, second, Packet(A4, "10.77.1.3"), Packet(A6, "fd77:1::3"));
 
@@ -338,8 +338,8 @@ public sealed class RawGreUnderlayTests
     public void SendAndReceiveDoNotAllocate()
     {
         using RawGreLab lab = Direct();
-        RawGreUnderlay a = lab.Open(lab.A);
-        RawGreUnderlay b = lab.Open(lab.B);
+        WorkerUnderlay a = lab.Open(lab.A);
+        WorkerUnderlay b = lab.Open(lab.B);
         WarmUp(a, b, Packet(A4, B4), Packet(A6, B6));
         GatherBatch sends = BatchOf(Packet(A4, B4), Packet(A6, B6), Packet(A4, B4, 1501), Packet(A6, B6));
         var batch = new PacketBatch(64);
@@ -347,7 +347,7 @@ public sealed class RawGreUnderlayTests
         void Exchange()
         {
             a.Send(sends);
-            received += b.Receive(batch);
+            received += b.ReceiveNow(batch);
         }
 
         Exchange();

@@ -226,7 +226,7 @@ public sealed class NetworkControllerTests
     {
         await using ControlFixture fixture = await StartAsync(OnePeer);
         Peer before = fixture.Receiver("172.17.52.9")!;
-        before.Counters[0].CountSent(100);
+        before.Counters[0].CountSent(1, 100);
         fixture.Host.Paths = _ => new HostPath(FakeHostNetwork.Address("192.168.40.99"), 2, 1400);
         fixture.Host.Change((_, _, _) => { });
         await EventuallyAsync(() => fixture.Receiver("172.17.52.9")!.Settings.Local == FakeHostNetwork.Address("192.168.40.99"));

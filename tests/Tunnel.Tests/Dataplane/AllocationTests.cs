@@ -17,7 +17,7 @@ public sealed class AllocationTests
                 ? Packets.UdpPacket("172.17.51.2", "172.17.52.2", Packets.Payload(payload))
                 : Packets.UdpPacket("fd00:51::2", "fd00:52::2", Packets.Payload(payload))));
         var underlay = new ReplayUnderlay([]);
-        var outbound = new Outbound(tun, underlay, routing, new PeerCounters(), worker: 0);
+        var outbound = new Outbound(tun, underlay, routing, new PeerCounters(), new OffloadState(Offloads.None), worker: 0);
         AssertAllocatesNothing(outbound.Run);
         Assert.Equal(underlay.Sent, peer.Counters[0].SentPackets);
     }
@@ -35,7 +35,7 @@ public sealed class AllocationTests
             [0],
         ];
         var tun = new ReplayTun(Batch(i => packets[i % packets.Length]));
-        AssertAllocatesNothing(new Outbound(tun, new ReplayUnderlay([]), routing, counters, worker: 0).Run);
+        AssertAllocatesNothing(new Outbound(tun, new ReplayUnderlay([]), routing, counters, new OffloadState(Offloads.None), worker: 0).Run);
         Assert.NotEqual(0, tun.Written);
         Assert.NotEqual(0, counters.TotalDrops);
     }
@@ -54,7 +54,7 @@ public sealed class AllocationTests
         var underlay = new ReplayUnderlay(Batch(
             i => Packets.Outer("192.168.40.12", "192.168.40.11", Packets.GrePacket(Inner(i), checksum: true, key: 1))));
         var tun = new ReplayTun([]);
-        AssertAllocatesNothing(new Inbound(underlay, tun, routing, new PeerCounters(), worker: 0).Run);
+        AssertAllocatesNothing(new Inbound(underlay, tun, routing, new PeerCounters(), new OffloadState(Offloads.None), worker: 0).Run);
         Assert.Equal(tun.Written, peer.Counters[0].ReceivedPackets);
         Assert.NotEqual(0, tun.Written);
     }

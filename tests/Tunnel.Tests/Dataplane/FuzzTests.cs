@@ -108,8 +108,8 @@ public sealed class FuzzTests
             _underlay = new CheckingUnderlay(this);
             var tun = new SourceTun(_leaving, _tun);
             var underlay = new SourceUnderlay(_arriving, _underlay);
-            _inbound = new Inbound(underlay, tun, _routing, _network, worker: 0);
-            _outbound = new Outbound(tun, underlay, _routing, _network, worker: 0);
+            _inbound = new Inbound(underlay, tun, _routing, _network, new OffloadState(Offloads.None), worker: 0);
+            _outbound = new Outbound(tun, underlay, _routing, _network, new OffloadState(Offloads.None), worker: 0);
         }
 
         /// <summary>Packets that came out at the other end.</summary>

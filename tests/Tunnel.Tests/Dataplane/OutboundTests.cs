@@ -399,7 +399,7 @@ public sealed class OutboundTests
             "vm2", Overlay.Address("192.168.40.12"), Overlay.Address("192.168.40.11"), null, null, UsesChecksum: false, UsesSequence: false, 1476);
         var peer = new Peer(settings, [new PeerCounters(), new PeerCounters()], new SequenceState());
         _host.With([(peer, ["172.17.52.0/24"])]);
-        var outbound = new Outbound(_host.Tun, _host.Underlay, _host.Routing, _host.Network, worker: 1);
+        var outbound = new Outbound(_host.Tun, _host.Underlay, _host.Routing, _host.Network, new OffloadState(Offloads.None), worker: 1);
         _host.Tun.Enqueue(Packet4);
         outbound.Run();
         Assert.Equal((0, 1), (peer.Counters[0].SentPackets, peer.Counters[1].SentPackets));

@@ -8,9 +8,9 @@ public sealed class PeerCountersTests
     public void Counts_each_way_and_each_reason_apart()
     {
         var counters = new PeerCounters();
-        counters.CountSent(100);
-        counters.CountSent(50);
-        counters.CountReceived(7, now: 1234);
+        counters.CountSent(1, 100);
+        counters.CountSent(1, 50);
+        counters.CountReceived(1, 7, now: 1234);
         Assert.Equal((2, 150, 1, 7, 1234), (
             counters.SentPackets, counters.SentBytes, counters.ReceivedPackets, counters.ReceivedBytes, counters.LastReceived));
 

@@ -62,8 +62,8 @@ public sealed class WorkerTests : IDisposable
         var network = new PeerCounters();
         return new Worker(
             "test",
-            new Outbound(tun, underlay, _routing, network, worker: 0),
-            new Inbound(underlay, tun, _routing, network, worker: 0),
+            new Outbound(tun, underlay, _routing, network, new OffloadState(Offloads.None), worker: 0),
+            new Inbound(underlay, tun, _routing, network, new OffloadState(Offloads.None), worker: 0),
             _readiness);
     }
 

@@ -30,15 +30,19 @@ public sealed class LibCLayoutTests
         #include <unistd.h>
         #include <sys/eventfd.h>
         #include <sys/ioctl.h>
+        #include <sys/mman.h>
         #include <sys/socket.h>
         #include <sys/uio.h>
         #include <sys/un.h>
         #include <netinet/in.h>
+        #include <netinet/udp.h>
         #include <linux/ethtool.h>
         #include <linux/filter.h>
         #include <linux/if.h>
         #include <linux/if_addr.h>
+        #include <linux/if_ether.h>
         #include <linux/if_link.h>
+        #include <linux/if_packet.h>
         #include <linux/if_tun.h>
         #include <linux/ipv6_route.h>
         #include <linux/netlink.h>
@@ -46,6 +50,10 @@ public sealed class LibCLayoutTests
         #include <linux/sock_diag.h>
         #include <linux/sockios.h>
         #include <linux/virtio_net.h>
+        #ifndef TUN_F_USO4 // headers before Linux 6.2
+        #define TUN_F_USO4 0x20
+        #define TUN_F_USO6 0x40
+        #endif
 
         """;
 

@@ -1,0 +1,419 @@
+using System.Buffers.Binary;
+using Tunnel.Wire;
+
+namespace Tunnel.Dataplane;
+
+/// <summary>
+/// The packets that one batch of the underlay delivers to the TUN device. Consecutive segments of a TCP flow, and datagrams of equal
+/// size of a UDP flow, become one super-packet that is gathered from the received memory without copying payload; packets of a flow
+/// keep their order. What TCP and UDP receive is the same as without it.
+/// <para>
+/// What is put together: only packets without IP options and no fragments; equal addresses, ports, traffic class, TTL and DF; for TCP
+/// flags exactly ACK or ACK and PSH, equal acknowledgement number, window and options, and sequence numbers that join; equal payload
+/// sizes but for a shorter last; nothing after PSH; checksums that are right. These are wireguard-go's rules, and the kernel's window rule.
+/// </para>
+/// Thread rule: used by one worker; allocates nothing. Lifetime: whatever is added must stay untouched until <see cref="Flush"/>.
+/// </summary>
+internal sealed class DeliveryQueue
+{
+    private const int MaxPackets = 512;
+    private const int MaxPieces = 1024;
+
+    // Super-packets of more segments gain nothing, and UDP receivers of older kernels refuse them (UDP_MAX_SEGMENTS).
+    private const int MaxSegments = 64;
+    private const int LargestPacket = ushort.MaxValue;
+    private const int HeaderSlot = 128;
+    private const int Buckets = 64;
+    private const byte Ack = 0x10;
+    private const byte Push = 0x08;
+    private const int TcpFlags = 13;
+
+    private readonly ITunDevice _tun;
+    private readonly OffloadState _offloads;
+    private readonly int _worker;
+    private readonly Arrived[] _packets = new Arrived[MaxPackets];
+    private readonly Item[] _items = new Item[MaxPackets];
+    private readonly int[] _lastOfFlow = new int[Buckets];
+    private readonly GatherBatch _writes = new(MaxPackets, MaxPieces);
+    private readonly int[] _written = new int[MaxPackets];
+    private readonly PinnedPacketMemory _headers = new(MaxPackets * HeaderSlot);
+    private readonly GatherBatch _single = new(1, 2);
+    private readonly PinnedPacketMemory _singleHeader = new(Segmentation.MaxHeader);
+    private int _packetCount;
+    private int _itemCount;
+    private int _piecesUsed;
+
+    public DeliveryQueue(ITunDevice tun, OffloadState offloads, int worker)
+    {
+        _tun = tun;
+        _offloads = offloads;
+        _worker = worker;
+    }
+
+    /// <summary>Adds an inner packet.</summary>
+    /// <param name="packet">The packet, its IP header checked, without bytes beyond its length.</param>
+    /// <param name="offload">What is known to be unfinished or coalesced in it.</param>
+    /// <param name="isSegmentSizeKnown">Whether the offload's segment size is the sender's own, and not a safe guess.</param>
+    /// <param name="sender">The peer that sent it.</param>
+    public void Add(in Piece packet, in Offload offload, bool isSegmentSizeKnown, Peer sender)
+    {
+        if (_packetCount == MaxPackets)
+        {
+            Flush();
+        }
+
+        ReadOnlySpan<byte> bytes = packet.Span;
+        int index = _packetCount++;
+        _packets[index] = new Arrived { Packet = packet, Offload = offload, Sender = sender, Next = -1 };
+        Shape shape = ShapeOf(bytes, offload);
+        if (shape.Protocol == 0)
+        {
+            AddItem(index, shape, bytes, closed: true);
+            return;
+        }
+
+        ref int last = ref _lastOfFlow[BucketOf(bytes, shape)];
+        if (last > 0 && TryJoin(ref _items[last - 1], index, bytes, shape))
+        {
+            return;
+        }
+
+        AddItem(index, shape, bytes, closed: !shape.MayJoin || !isSegmentSizeKnown);
+        last = _itemCount;
+    }
+
+    /// <summary>Hands what was added to the TUN device, in order, and counts what became of it.</summary>
+    public void Flush()
+    {
+        if (_packetCount == 0)
+        {
+            return;
+        }
+
+        for (int i = 0; i < _itemCount; i++)
+        {
+            ref Item item = ref _items[i];
+            if (_piecesUsed + item.Count + 1 > MaxPieces)
+            {
+                Write();
+            }
+
+            if (item.Count == 1)
+            {
+                ref Arrived only = ref _packets[item.Head];
+                Begin(i, only.Packet, only.Offload);
+            }
+            else
+            {
+                Gather(i, ref item);
+            }
+        }
+
+        Write();
+        _packetCount = 0;
+        _itemCount = 0;
+        _lastOfFlow.AsSpan().Clear();
+    }
+
+    // Addresses and ports, folded: flows that share a bucket only keep each other from being put together.
+    private static int BucketOf(ReadOnlySpan<byte> bytes, in Shape shape)
+    {
+        uint ports = BinaryPrimitives.ReadUInt32LittleEndian(bytes[shape.TransportStart..]);
+        int addressesEnd = shape.IsIpv4 ? Ipv4Header.Length : Ipv6Header.Length;
+        uint addresses = BinaryPrimitives.ReadUInt32LittleEndian(bytes[(addressesEnd - 4)..]) +
+            BinaryPrimitives.ReadUInt32LittleEndian(bytes[(shape.IsIpv4 ? 12 : 20)..]);
+        return (int)(((ports ^ addresses) * 0x9e37_79b1u) >> 26);
+    }
+
+    private static Shape ShapeOf(ReadOnlySpan<byte> bytes, in Offload offload)
+    {
+        bool isIpv4 = bytes[0] >> 4 == 4;
+        int start = isIpv4 ? Ipv4Header.Length : Ipv6Header.Length;
+        byte protocol = isIpv4 ? bytes[9] : bytes[6];
+        bool isPlain = isIpv4 ? bytes[0] == 0x45 && (BinaryPrimitives.ReadUInt16BigEndian(bytes[6..]) & 0x3fff) == 0 : true;
+        bool isTcp = protocol == IpProtocol.Tcp;
+        int shortest = isTcp ? TcpView.MinHeaderLength : UdpView.HeaderLength;
+        if (!isPlain || (!isTcp && protocol != IpProtocol.Udp) || bytes.Length < start + shortest)
+        {
+            return default;
+        }
+
+        int headerLength = start + (isTcp ? (bytes[start + 12] >> 4) * 4 : UdpView.HeaderLength);
+        int payload = bytes.Length - headerLength;
+        if (headerLength < start + shortest || payload < 0)
+        {
+            return default;
+        }
+
+        bool mayJoin = payload > 0 && (isTcp
+            ? (bytes[start + TcpFlags] & ~Push) == Ack
+            : BinaryPrimitives.ReadUInt16BigEndian(bytes[(start + 4)..]) == UdpView.HeaderLength + payload &&
+              BinaryPrimitives.ReadUInt16BigEndian(bytes[(start + UdpView.ChecksumOffset)..]) != 0);
+        int segmentSize = offload.Gso == GsoType.None ? payload : offload.SegmentSize;
+        return new Shape(protocol, isIpv4, mayJoin, start, headerLength, payload, segmentSize);
+    }
+
+    // What must be equal in all packets of a super-packet.
+    private static bool IsSameFlow(ReadOnlySpan<byte> head, ReadOnlySpan<byte> next, in Shape shape)
+    {
+        int start = shape.TransportStart;
+        bool sameIp = shape.IsIpv4
+            ? head[1] == next[1] && head.Slice(6, 4).SequenceEqual(next.Slice(6, 4)) && head.Slice(12, 8).SequenceEqual(next.Slice(12, 8))
+            : head[..4].SequenceEqual(next[..4]) && head.Slice(6, 34).SequenceEqual(next.Slice(6, 34));
+        if (!sameIp || !head.Slice(start, 4).SequenceEqual(next.Slice(start, 4)))
+        {
+            return false;
+        }
+
+        // Acknowledgement number and data offset; window, then urgent pointer and options behind the checksum.
+        return shape.Protocol == IpProtocol.Udp ||
+            (head.Slice(start + 8, 5).SequenceEqual(next.Slice(start + 8, 5)) &&
+             head.Slice(start + 14, 2).SequenceEqual(next.Slice(start + 14, 2)) &&
+             head[(start + 18)..shape.HeaderLength].SequenceEqual(next[(start + 18)..shape.HeaderLength]));
+    }
+
+    private static bool IsChecksumRight(ReadOnlySpan<byte> bytes, in Offload offload, in Shape shape)
+    {
+        // The kernel has checked what it left unfinished, or it has never left this machine.
+        if (offload.NeedsChecksum)
+        {
+            return true;
+        }
+
+        ReadOnlySpan<byte> transport = bytes[shape.TransportStart..];
+        ReadOnlySpan<byte> addresses = shape.IsIpv4 ? bytes.Slice(12, 8) : bytes.Slice(8, 32);
+        return InternetChecksum.IsValid(transport, InternetChecksum.PseudoHeader(addresses, shape.Protocol, transport.Length));
+    }
+
+    private static uint SequenceOf(ReadOnlySpan<byte> bytes, in Shape shape) =>
+        BinaryPrimitives.ReadUInt32BigEndian(bytes[(shape.TransportStart + 4)..]);
+
+    // Nothing follows a segment that its sender pushed, nor one shorter than those before it.
+    private static bool IsLast(ReadOnlySpan<byte> bytes, in Shape shape, int segmentSize) =>
+        shape.Payload % segmentSize != 0 || (shape.Protocol == IpProtocol.Tcp && (bytes[shape.TransportStart + TcpFlags] & Push) != 0);
+
+    private void AddItem(int index, in Shape shape, ReadOnlySpan<byte> bytes, bool closed)
+    {
+        bool offloaded = _offloads.Has(shape.Protocol == IpProtocol.Tcp ? Offloads.TunTcp : Offloads.TunUdp);
+        _items[_itemCount++] = new Item
+        {
+            Head = index,
+            Tail = index,
+            Count = 1,
+            Shape = shape,
+            Length = bytes.Length,
+            NextSequence = closed ? 0 : SequenceOf(bytes, shape) + (uint)shape.Payload,
+            IsClosed = closed || !offloaded || IsLast(bytes, shape, shape.SegmentSize),
+        };
+    }
+
+    // What can't join ends its flow's item, so that nothing behind it is delivered before it.
+    private bool TryJoin(ref Item item, int index, ReadOnlySpan<byte> bytes, in Shape shape)
+    {
+        if (item.IsClosed || item.Shape.IsIpv4 != shape.IsIpv4 || item.Shape.Protocol != shape.Protocol)
+        {
+            return false;
+        }
+
+        ref Arrived head = ref _packets[item.Head];
+        ReadOnlySpan<byte> headBytes = head.Packet.Span;
+        bool joins = shape.MayJoin &&
+            item.Count < MaxSegments &&
+            item.Length + shape.Payload <= LargestPacket &&
+            item.Shape.HeaderLength == shape.HeaderLength &&
+            (shape.SegmentSize == item.Shape.SegmentSize || (shape.IsSingle && shape.Payload < item.Shape.SegmentSize)) &&
+            (shape.Protocol == IpProtocol.Udp || SequenceOf(bytes, shape) == item.NextSequence) &&
+            IsSameFlow(headBytes, bytes, shape) &&
+            (item.Count > 1 || IsChecksumRight(headBytes, head.Offload, item.Shape)) &&
+            IsChecksumRight(bytes, _packets[index].Offload, shape);
+        if (!joins)
+        {
+            return false;
+        }
+
+        _packets[item.Tail].Next = index;
+        item.Tail = index;
+        item.Count++;
+        item.Length += shape.Payload;
+        item.NextSequence += (uint)shape.Payload;
+        item.IsClosed = IsLast(bytes, shape, item.Shape.SegmentSize);
+        return true;
+    }
+
+    // A super-packet: a header of its own, so that the packets stay as they are, and their payloads.
+    private void Gather(int itemIndex, ref Item item)
+    {
+        Shape shape = item.Shape;
+        Piece head = _packets[item.Head].Packet;
+        int slot = itemIndex * HeaderSlot;
+        Span<byte> header = _headers.Slice(slot, shape.HeaderLength);
+        head.Span[..shape.HeaderLength].CopyTo(header);
+        WriteHeader(header, shape, item.Length, _packets[item.Tail].Packet.Span);
+
+        GsoType gso = shape.Protocol == IpProtocol.Udp ? GsoType.UdpL4 : shape.IsIpv4 ? GsoType.TcpV4 : GsoType.TcpV6;
+        int checksumOffset = shape.Protocol == IpProtocol.Udp ? UdpView.ChecksumOffset : TcpView.ChecksumOffset;
+        Begin(itemIndex, new Piece(_headers, slot, shape.HeaderLength), new Offload(
+            gso,
+            (ushort)shape.SegmentSize,
+            (ushort)shape.HeaderLength,
+            NeedsChecksum: true,
+            (ushort)shape.TransportStart,
+            (ushort)checksumOffset));
+        for (int i = item.Head; i >= 0; i = _packets[i].Next)
+        {
+            Piece packet = _packets[i].Packet;
+            _writes.Append(new Piece(packet.Memory, packet.Offset + shape.HeaderLength, packet.Length - shape.HeaderLength));
+            _piecesUsed++;
+        }
+    }
+
+    private static void WriteHeader(Span<byte> header, in Shape shape, int length, ReadOnlySpan<byte> last)
+    {
+        if (shape.IsIpv4)
+        {
+            BinaryPrimitives.WriteUInt16BigEndian(header[Ipv4Header.TotalLengthOffset..], (ushort)length);
+            header.Slice(Ipv4Header.ChecksumOffset, 2).Clear();
+            BinaryPrimitives.WriteUInt16BigEndian(header[Ipv4Header.ChecksumOffset..], InternetChecksum.Compute(header[..Ipv4Header.Length]));
+        }
+        else
+        {
+            BinaryPrimitives.WriteUInt16BigEndian(header[Ipv6Header.PayloadLengthOffset..], (ushort)(length - Ipv6Header.Length));
+        }
+
+        Span<byte> transport = header[shape.TransportStart..];
+        int transportLength = length - shape.TransportStart;
+        ReadOnlySpan<byte> addresses = shape.IsIpv4 ? header.Slice(12, 8) : header.Slice(8, 32);
+        ushort pseudoHeader = InternetChecksum.PseudoHeader(addresses, shape.Protocol, transportLength);
+        if (shape.Protocol == IpProtocol.Udp)
+        {
+            BinaryPrimitives.WriteUInt16BigEndian(transport[4..], (ushort)transportLength);
+            BinaryPrimitives.WriteUInt16BigEndian(transport[UdpView.ChecksumOffset..], pseudoHeader);
+        }
+        else
+        {
+            transport[TcpFlags] |= (byte)(last[shape.TransportStart + TcpFlags] & Push);
+            BinaryPrimitives.WriteUInt16BigEndian(transport[TcpView.ChecksumOffset..], pseudoHeader);
+        }
+    }
+
+    private void Begin(int itemIndex, in Piece first, in Offload offload)
+    {
+        _written[_writes.Count] = itemIndex;
+        _writes.Add(first, offload);
+        _piecesUsed++;
+    }
+
+    private void Write()
+    {
+        if (_writes.Count == 0)
+        {
+            return;
+        }
+
+        _tun.Write(_writes);
+        long now = Environment.TickCount64;
+        for (int i = 0; i < _writes.Count; i++)
+        {
+            ref Item item = ref _items[_written[i]];
+            Peer sender = _packets[item.Head].Sender;
+            if (_writes[i].Result == TransmitResult.Sent)
+            {
+                sender.Counters[_worker].CountReceived(item.Count, item.Length + ((item.Count - 1) * item.Shape.HeaderLength), now);
+            }
+            else if (_writes[i].Result == TransmitResult.Failed && _writes[i].Offload.Gso != GsoType.None)
+            {
+                WriteSingly(item);
+            }
+            else
+            {
+                sender.Counters[_worker].CountDrops(DropReason.TunWriteFailed, item.Count);
+            }
+        }
+
+        _writes.Clear();
+        _piecesUsed = 0;
+    }
+
+    // The kernel refused a super-packet. Its segments go one by one, and where those are taken, the offload is off from now on.
+    private void WriteSingly(in Item item)
+    {
+        int sent = 0;
+        for (int i = item.Head; i >= 0; i = _packets[i].Next)
+        {
+            ref Arrived packet = ref _packets[i];
+            if (packet.Offload.Gso == GsoType.None)
+            {
+                _single.Clear();
+                _single.Add(packet.Packet, packet.Offload);
+                sent += WriteSingle(packet.Sender, 1, packet.Packet.Length);
+                continue;
+            }
+
+            if (!Segmentation.TryBegin(packet.Packet.Span, packet.Offload, out Segmentation segments))
+            {
+                packet.Sender.Counters[_worker].CountDrop(DropReason.TunWriteFailed);
+                continue;
+            }
+
+            for (int segment = 0; segment < segments.Count; segment++)
+            {
+                (int offset, int length) = segments.WriteHeaders(segment, _singleHeader.Slice(0, segments.HeaderLength), out _);
+                _single.Clear();
+                _single.Add(new Piece(_singleHeader, 0, segments.HeaderLength));
+                _single.Append(new Piece(packet.Packet.Memory, packet.Packet.Offset + offset, length));
+
+                // What the kernel has coalesced counts once.
+                bool isLast = segment == segments.Count - 1;
+                sent += WriteSingle(packet.Sender, isLast ? 1 : 0, isLast ? packet.Packet.Length : 0);
+            }
+        }
+
+        if (sent > 0)
+        {
+            bool isTcp = item.Shape.Protocol == IpProtocol.Tcp;
+            _offloads.Refuse(isTcp ? Offloads.TunTcp : Offloads.TunUdp, "the TUN device refused a super-packet");
+        }
+    }
+
+    private int WriteSingle(Peer sender, int packets, int bytes)
+    {
+        _tun.Write(_single);
+        if (_single[0].Result != TransmitResult.Sent)
+        {
+            sender.Counters[_worker].CountDrops(DropReason.TunWriteFailed, packets);
+            return 0;
+        }
+
+        sender.Counters[_worker].CountReceived(packets, bytes, Environment.TickCount64);
+        return 1;
+    }
+
+    // A packet of this batch, in the list of its item.
+    private struct Arrived
+    {
+        public Piece Packet;
+        public Offload Offload;
+        public Peer Sender;
+        public int Next;
+    }
+
+    // What will be one write: a packet by itself, or several put together.
+    private struct Item
+    {
+        public int Head;
+        public int Tail;
+        public int Count;
+        public int Length;
+        public uint NextSequence;
+        public bool IsClosed;
+        public Shape Shape;
+    }
+
+    // What the rules look at first. The protocol is 0 where nothing can ever be put together.
+    private readonly record struct Shape(
+        byte Protocol, bool IsIpv4, bool MayJoin, int TransportStart, int HeaderLength, int Payload, int SegmentSize)
+    {
+        /// <summary>Whether it is one segment, and not several that the kernel has coalesced.</summary>
+        public bool IsSingle => Payload == SegmentSize;
+    }
+}

@@ -1,0 +1,165 @@
+namespace Tunnel.Dataplane;
+
+/// <summary>
+/// The packets that one batch of the TUN device sends: encapsulates them, gathers segments of super-packets without copying payload,
+/// puts datagrams of one flow together where the peer is reached by GRE-in-UDP, and counts what became of each.
+/// Thread rule: used by one worker; allocates nothing. Lifetime: whatever is added must stay untouched until <see cref="Flush"/>.
+/// </summary>
+internal sealed class SendQueue
+{
+    private const int MaxPackets = 128;
+    private const int MaxPieces = 1024;
+    private const int HeaderSlot = PacketBatch.Headroom + Segmentation.MaxHeader;
+    private const int HeaderSlots = MaxPieces / 2;
+
+    // What UDP_SEGMENT takes in one call: UDP_MAX_SEGMENTS of kernels before 6.9, and what fits the outer lengths with IPv6 before it.
+    private const int MaxDatagrams = 64;
+    private const int MaxDatagramBytes = 65_487;
+
+    private readonly IUnderlay _underlay;
+    private readonly OffloadState _offloads;
+    private readonly int _worker;
+    private readonly GatherBatch _sends = new(MaxPackets, MaxPieces);
+    private readonly Peer[] _receivers = new Peer[MaxPackets];
+    private readonly PinnedPacketMemory _headers = new(HeaderSlots * HeaderSlot);
+    private int _headersUsed;
+    private int _piecesUsed;
+
+    // Whether the packet added last may be followed by a datagram in the same call, and how long each may be.
+    private bool _isOpen;
+    private int _datagramLength;
+
+    public SendQueue(IUnderlay underlay, OffloadState offloads, int worker)
+    {
+        _underlay = underlay;
+        _offloads = offloads;
+        _worker = worker;
+    }
+
+    /// <summary>Adds a packet with free headroom before it.</summary>
+    /// <param name="packet">The inner packet, complete.</param>
+    /// <param name="protocolType">Its EtherType.</param>
+    /// <param name="peer">Who gets it.</param>
+    /// <param name="flowHash">The hash of its flow; looked at for GRE-in-UDP only.</param>
+    public void Add(in Piece packet, ushort protocolType, Peer peer, uint flowHash)
+    {
+        MakeRoom(pieces: 1);
+        int start = packet.Offset - peer.Overhead;
+        int length = packet.Length + peer.Overhead;
+        peer.WriteOuterHeaders(packet.Memory.Slice(start, length), protocolType);
+        var piece = new Piece(packet.Memory, start, length);
+        if (Begin(piece, length, peer, flowHash))
+        {
+            _sends.Append(piece);
+        }
+
+        _piecesUsed++;
+    }
+
+    /// <summary>Adds all segments of a super-packet.</summary>
+    /// <param name="segmentation">How it is cut.</param>
+    /// <param name="packet">Where it lies.</param>
+    /// <param name="protocolType">Its EtherType.</param>
+    /// <param name="peer">Who gets it.</param>
+    /// <param name="flowHash">The hash of its flow; looked at for GRE-in-UDP only.</param>
+    public void Add(in Segmentation segmentation, in Piece packet, ushort protocolType, Peer peer, uint flowHash)
+    {
+        int headerLength = peer.Overhead + segmentation.HeaderLength;
+        for (int i = 0; i < segmentation.Count; i++)
+        {
+            MakeRoom(pieces: 2);
+            int slot = _headersUsed++ * HeaderSlot;
+            Span<byte> headers = _headers.Slice(slot, headerLength);
+            Span<byte> inner = headers[peer.Overhead..];
+            (int offset, int length) = segmentation.WriteHeaders(i, inner, out ushort payloadSum);
+            ushort innerSum = peer.Settings.UsesChecksum ? Wire.InternetChecksum.Sum(inner, payloadSum) : (ushort)0;
+            peer.WriteOuterHeaders(headers[..peer.Overhead], segmentation.HeaderLength + length, protocolType, innerSum);
+
+            var header = new Piece(_headers, slot, headerLength);
+            if (Begin(header, headerLength + length, peer, flowHash))
+            {
+                _sends.Append(header);
+            }
+
+            _sends.Append(new Piece(packet.Memory, packet.Offset + offset, length));
+            _piecesUsed += 2;
+        }
+    }
+
+    /// <summary>Sends what was added and counts what became of it.</summary>
+    public void Flush()
+    {
+        if (_sends.Count == 0)
+        {
+            return;
+        }
+
+        _underlay.Send(_sends);
+        for (int i = 0; i < _sends.Count; i++)
+        {
+            Peer peer = _receivers[i];
+            PeerCounters counters = peer.Counters[_worker];
+            ref GatherPacket sent = ref _sends[i];
+            if (sent.Result == TransmitResult.Sent)
+            {
+                counters.CountSent(sent.Segments, sent.Length - (sent.Segments * peer.Overhead));
+            }
+            else
+            {
+                counters.CountDrops(ReasonOf(sent.Result), sent.Segments);
+            }
+        }
+
+        _sends.Clear();
+        _headersUsed = 0;
+        _piecesUsed = 0;
+        _isOpen = false;
+    }
+
+    private static DropReason ReasonOf(TransmitResult result) => result switch
+    {
+        TransmitResult.QueueFull => DropReason.UnderlayQueueFull,
+        TransmitResult.TooLong => DropReason.UnderlayTooLong,
+        TransmitResult.Unreachable => DropReason.UnderlayUnreachable,
+        TransmitResult.Denied => DropReason.UnderlayDenied,
+        _ => DropReason.UnderlaySendFailed,
+    };
+
+    private void MakeRoom(int pieces)
+    {
+        if (_sends.Count == MaxPackets || _piecesUsed + pieces > MaxPieces || _headersUsed == HeaderSlots)
+        {
+            Flush();
+        }
+    }
+
+    // Begins a packet, unless it can follow the one before as a datagram of the same call: then the caller appends.
+    private bool Begin(in Piece first, int length, Peer peer, uint flowHash)
+    {
+        bool isUdp = peer.Target.UdpPort != 0;
+        if (_isOpen && isUdp && Follows(length, peer, flowHash))
+        {
+            ref GatherPacket last = ref _sends[_sends.Count - 1];
+            last.SegmentSize = _datagramLength;
+            last.Segments++;
+
+            // A shorter datagram can only be the last.
+            _isOpen = length == _datagramLength;
+            return true;
+        }
+
+        int index = _sends.Add(first, target: peer.Target);
+        _sends[index].FlowHash = flowHash;
+        _receivers[index] = peer;
+        _isOpen = isUdp && _offloads.Has(Offloads.UdpSegment);
+        _datagramLength = length;
+        return false;
+    }
+
+    private bool Follows(int length, Peer peer, uint flowHash)
+    {
+        ref GatherPacket last = ref _sends[_sends.Count - 1];
+        return ReferenceEquals(_receivers[_sends.Count - 1], peer) && last.FlowHash == flowHash && length <= _datagramLength &&
+            last.Segments < MaxDatagrams && last.Length + length <= MaxDatagramBytes;
+    }
+}

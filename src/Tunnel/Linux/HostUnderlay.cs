@@ -1,0 +1,237 @@
+using Tunnel.Dataplane;
+using Tunnel.Wire;
+
+namespace Tunnel.Linux;
+
+/// <summary>What the sockets of the underlay are opened with.</summary>
+/// <param name="Ipv4">The local IPv4 address, <see cref="InetAddress.None"/> for every one; null for no IPv4.</param>
+/// <param name="Ipv6">The same for IPv6.</param>
+/// <param name="UdpPort">The port at which GRE-in-UDP is received.</param>
+/// <param name="SourcePort">The port that GRE-in-UDP is sent from; null for several, by flow.</param>
+/// <param name="LinkMtu">The MTU of the underlay's links in bytes: what a ring's frames are to take.</param>
+/// <param name="Workers">How many workers there are.</param>
+internal sealed record UnderlaySettings(
+    InetAddress? Ipv4, InetAddress? Ipv6, ushort UdpPort = 4754, ushort? SourcePort = null, int LinkMtu = 1500, int Workers = 1);
+
+/// <summary>
+/// The sockets of all workers: opens what the control plane wants in use, and shares packets out among the workers by inner flow.
+/// Thread rule: the control plane's calls are serialised inside; <see cref="Workers"/> are each used by their own thread.
+/// </summary>
+internal sealed class HostUnderlay : IUnderlayPaths, IDisposable
+{
+    // A frame begins with its own header, the link-layer header and the word about checksum and segments.
+    private const int FrameOverhead = 128;
+    private const int SmallestFrame = 2048;
+    private const int LargestFrame = 16_384;
+
+    private readonly Lock _lock = new();
+    private readonly UnderlaySettings _settings;
+    private readonly WorkerUnderlay[] _workers;
+    private readonly PacketSender?[] _packetSenders;
+    private bool _acceptsGre = true;
+
+    /// <summary>Opens the raw sockets, which always work.</summary>
+    /// <param name="settings">What with.</param>
+    /// <param name="offloads">Which offloads are in use.</param>
+    /// <exception cref="DeviceOpenException">A socket cannot be opened or bound; says why and what to do.</exception>
+    public HostUnderlay(UnderlaySettings settings, OffloadState offloads)
+    {
+        _settings = settings;
+        _workers = new WorkerUnderlay[settings.Workers];
+        _packetSenders = new PacketSender?[settings.Workers];
+        try
+        {
+            for (int i = 0; i < _workers.Length; i++)
+            {
+                RawGreSocket? raw4 = settings.Ipv4 is InetAddress local4 ? new RawGreSocket(isIpv6: false, local4) : null;
+                RawGreSocket? raw6 = settings.Ipv6 is InetAddress local6 ? OpenOrClose(() => new RawGreSocket(isIpv6: true, local6), raw4) : null;
+                _workers[i] = new WorkerUnderlay(raw4, raw6, isIpv6 => OpenSender(isIpv6, offloads));
+            }
+        }
+        catch
+        {
+            Dispose();
+            throw;
+        }
+
+        TakeRaw();
+    }
+
+    /// <summary>Called when workers have other sockets to wait on, on the control plane's thread.</summary>
+    public Action? OnSocketsChanged { get; set; }
+
+    /// <summary>The workers' underlays.</summary>
+    public IReadOnlyList<WorkerUnderlay> Workers => _workers;
+
+    /// <inheritdoc/>
+    public (UnderlayPath Receive, UnderlayPath Send) Paths { get; private set; }
+
+    /// <summary>What the kernel dropped at full receive queues, all workers together. Any thread.</summary>
+    public long ReceiveQueueDrops => _workers.Sum(worker => worker.ReceiveQueueDrops);
+
+    /// <inheritdoc/>
+    /// <exception cref="DeviceOpenException">A packet socket cannot be opened; nothing has changed.</exception>
+    public void UsePaths(UnderlayPath receive, UnderlayPath send)
+    {
+        lock (_lock)
+        {
+            if (receive == UnderlayPath.Packet && _settings.Ipv4 is not null)
+            {
+                OpenRings();
+            }
+
+            if (send == UnderlayPath.Packet)
+            {
+                OpenPacketSenders();
+            }
+
+            for (int i = 0; i < _workers.Length; i++)
+            {
+                _workers[i].PacketSender = send == UnderlayPath.Packet ? _packetSenders[i] : null;
+            }
+
+            Paths = (receive, send);
+            TakeRaw();
+        }
+
+        OnSocketsChanged?.Invoke();
+    }
+
+    /// <summary>Changes which encapsulations are received.</summary>
+    /// <exception cref="DeviceOpenException">The UDP port cannot be used; nothing has changed.</exception>
+    public void Accept(bool gre, bool greUdp)
+    {
+        lock (_lock)
+        {
+            if (greUdp)
+            {
+                OpenReceivers();
+            }
+
+            foreach (WorkerUnderlay worker in _workers)
+            {
+                worker.Udp4?.Take(greUdp);
+                worker.Udp6?.Take(greUdp);
+            }
+
+            _acceptsGre = gre;
+            TakeRaw();
+        }
+
+        OnSocketsChanged?.Invoke();
+    }
+
+    /// <summary>Closes all sockets. The workers have ended.</summary>
+    public void Dispose()
+    {
+        foreach (WorkerUnderlay? worker in _workers)
+        {
+            worker?.Dispose();
+        }
+
+        foreach (PacketSender? sender in _packetSenders)
+        {
+            sender?.Dispose();
+        }
+    }
+
+    private static T OpenOrClose<T>(Func<T> open, RawGreSocket? before)
+    {
+        try
+        {
+            return open();
+        }
+        catch
+        {
+            before?.Dispose();
+            throw;
+        }
+    }
+
+    // First nobody takes packets, then one side does: a packet in between is lost, but none is received twice.
+    private void TakeRaw()
+    {
+        bool byRing = _acceptsGre && Paths.Receive == UnderlayPath.Packet;
+        for (int i = 0; i < _workers.Length; i++)
+        {
+            _workers[i].Raw6?.Take(_acceptsGre, i, _workers.Length);
+            if (byRing)
+            {
+                _workers[i].Raw4?.Take(false, i, _workers.Length);
+            }
+            else
+            {
+                _workers[i].Ring?.Take(false);
+            }
+        }
+
+        for (int i = 0; i < _workers.Length; i++)
+        {
+            if (byRing)
+            {
+                _workers[i].Ring?.Take(true);
+            }
+            else
+            {
+                _workers[i].Raw4?.Take(_acceptsGre, i, _workers.Length);
+            }
+        }
+    }
+
+    private void OpenRings()
+    {
+        if (_workers[0].Ring is not null)
+        {
+            return;
+        }
+
+        int frameSize = (int)System.Numerics.BitOperations.RoundUpToPowerOf2((uint)(_settings.LinkMtu + FrameOverhead));
+        frameSize = Math.Clamp(frameSize, SmallestFrame, LargestFrame);
+        var rings = new List<PacketRing>(_workers.Length);
+        try
+        {
+            for (int i = 0; i < _workers.Length; i++)
+            {
+                rings.Add(new PacketRing(frameSize, rings.Count == 0 ? -1 : rings[0].Group, _workers.Length));
+            }
+        }
+        catch
+        {
+            rings.ForEach(ring => ring.Dispose());
+            throw;
+        }
+
+        for (int i = 0; i < _workers.Length; i++)
+        {
+            _workers[i].Ring = rings[i];
+        }
+    }
+
+    private void OpenPacketSenders()
+    {
+        for (int i = 0; i < _workers.Length; i++)
+        {
+            _packetSenders[i] ??= new PacketSender();
+        }
+    }
+
+    private void OpenReceivers()
+    {
+        bool isShared = _workers.Length > 1 || _settings.SourcePort == _settings.UdpPort;
+        foreach (WorkerUnderlay worker in _workers)
+        {
+            if (_settings.Ipv4 is InetAddress local4)
+            {
+                worker.Udp4 ??= new UdpReceiver(isIpv6: false, local4, _settings.UdpPort, isShared);
+            }
+
+            if (_settings.Ipv6 is InetAddress local6)
+            {
+                worker.Udp6 ??= new UdpReceiver(isIpv6: true, local6, _settings.UdpPort, isShared);
+            }
+        }
+    }
+
+    private UdpSender OpenSender(bool isIpv6, OffloadState offloads) =>
+        new(isIpv6, (isIpv6 ? _settings.Ipv6 : _settings.Ipv4) ?? InetAddress.None, _settings.SourcePort, offloads);
+}

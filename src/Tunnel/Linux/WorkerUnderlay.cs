@@ -1,0 +1,206 @@
+using Tunnel.Dataplane;
+
+namespace Tunnel.Linux;
+
+/// <summary>
+/// One worker's sockets. More are opened while it runs (a packet ring, UDP ports); none is closed before the end, since the worker may be
+/// using it: what is no longer wanted gets a filter that takes nothing.
+/// Thread rule: as <see cref="IUnderlay"/>'s; <see cref="HostUnderlay"/> opens sockets from the control plane's thread and publishes each
+/// with one reference write.
+/// </summary>
+internal sealed class WorkerUnderlay : IUnderlay
+{
+    private readonly RawGreSocket? _raw4;
+    private readonly RawGreSocket? _raw6;
+    private readonly Func<bool, UdpSender> _openSender;
+    private PacketRing? _ring;
+    private PacketSender? _packetSender;
+    private UdpReceiver? _udp4;
+    private UdpReceiver? _udp6;
+    private UdpSender? _udpSender4;
+    private UdpSender? _udpSender6;
+    private int _turn;
+
+    /// <summary>Takes over a worker's raw sockets.</summary>
+    /// <param name="raw4">The IPv4 socket, where there is one.</param>
+    /// <param name="raw6">The IPv6 socket, where there is one.</param>
+    /// <param name="openSender">Opens the UDP ports of a family (true: IPv6) to send from, when the first packet needs them.</param>
+    public WorkerUnderlay(RawGreSocket? raw4, RawGreSocket? raw6, Func<bool, UdpSender> openSender)
+    {
+        _raw4 = raw4;
+        _raw6 = raw6;
+        _openSender = openSender;
+    }
+
+    /// <inheritdoc/>
+    /// <remarks>The kernel counts in 32 bits for most sockets and begins again at 0 after 2^32.</remarks>
+    public long ReceiveQueueDrops =>
+        (_raw4?.ReceiveQueueDrops ?? 0) + (_raw6?.ReceiveQueueDrops ?? 0) + (Ring?.Drops ?? 0) +
+        (Udp4?.ReceiveQueueDrops ?? 0) + (Udp6?.ReceiveQueueDrops ?? 0);
+
+    /// <summary>The IPv4 raw socket.</summary>
+    public RawGreSocket? Raw4 => _raw4;
+
+    /// <summary>The IPv6 raw socket.</summary>
+    public RawGreSocket? Raw6 => _raw6;
+
+    /// <summary>The receive ring; null until one is opened.</summary>
+    public PacketRing? Ring
+    {
+        get => Volatile.Read(ref _ring);
+        set => Volatile.Write(ref _ring, value);
+    }
+
+    /// <summary>The packet socket to send through; null where raw sockets send.</summary>
+    public PacketSender? PacketSender
+    {
+        get => Volatile.Read(ref _packetSender);
+        set => Volatile.Write(ref _packetSender, value);
+    }
+
+    /// <summary>Receives GRE-in-UDP over IPv4; null until it is opened.</summary>
+    public UdpReceiver? Udp4
+    {
+        get => Volatile.Read(ref _udp4);
+        set => Volatile.Write(ref _udp4, value);
+    }
+
+    /// <summary>Receives GRE-in-UDP over IPv6; null until it is opened.</summary>
+    public UdpReceiver? Udp6
+    {
+        get => Volatile.Read(ref _udp6);
+        set => Volatile.Write(ref _udp6, value);
+    }
+
+    /// <summary>Which sockets have something to read as far as is known; a set bit costs a system call. Worker's thread only.</summary>
+    public Sockets Readable { get; set; } = Sockets.All;
+
+    /// <inheritdoc/>
+    public int Receive(PacketBatch batch)
+    {
+        batch.Clear();
+        PacketRing? ring = Ring;
+        if (ring is not null)
+        {
+            ring.Release();
+            ring.Receive(batch);
+        }
+
+        // All share the batch, and the one that is asked first may fill it: they take turns.
+        for (int i = 0; i < 4 && (Readable & ~Sockets.Ring) != 0; i++)
+        {
+            Receive(batch, (Sockets)(1 << ((_turn + i) & 3)));
+        }
+
+        _turn++;
+        return batch.Count;
+    }
+
+    /// <inheritdoc/>
+    /// <remarks>
+    /// Where a socket's send buffer is full, the call waits for room, but no longer than 10 ms for a whole batch; what still finds
+    /// none is <see cref="TransmitResult.QueueFull"/>. What a queueing discipline drops later is not seen by raw and UDP sockets (the
+    /// kernel hides ENOBUFS from them), nor is a neighbour that does not answer.
+    /// </remarks>
+    public void Send(GatherBatch batch)
+    {
+        var patience = new SendPatience();
+        PacketSender? packets = PacketSender;
+        int first = 0;
+        while (first < batch.Count)
+        {
+            UnderlayTarget target = batch[first].Target!;
+            LinkNeighbor? neighbor = packets is null ? null : target.Neighbor;
+            int end = first + 1;
+            while (end < batch.Count && ReferenceEquals(batch[end].Target, target))
+            {
+                end++;
+            }
+
+            if (target.UdpPort != 0)
+            {
+                SenderOf(target).Send(batch, first, end, ref patience);
+            }
+            else if (neighbor is not null)
+            {
+                packets!.Send(batch, first, end, neighbor, ref patience);
+            }
+            else if ((target.Endpoint.IsIpv4 ? _raw4 : _raw6) is RawGreSocket raw)
+            {
+                raw.Send(batch, first, end, ref patience);
+            }
+            else
+            {
+                MessageSender.SetResult(batch, first, end, TransmitResult.Unreachable);
+            }
+
+            first = end;
+        }
+    }
+
+    /// <summary>Before a wait: gives received frames back, without which the ring counts as readable.</summary>
+    public void PrepareWait() => Ring?.Release();
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        Ring?.Dispose();
+        PacketSender?.Dispose();
+        Udp4?.Dispose();
+        Udp6?.Dispose();
+        _udpSender4?.Dispose();
+        _udpSender6?.Dispose();
+        _raw4?.Dispose();
+        _raw6?.Dispose();
+    }
+
+    private void Receive(PacketBatch batch, Sockets socket)
+    {
+        if ((Readable & socket) == 0 || batch.Count == batch.Capacity)
+        {
+            return;
+        }
+
+        bool more = socket switch
+        {
+            Sockets.Raw4 => _raw4?.Receive(batch) ?? false,
+            Sockets.Raw6 => _raw6?.Receive(batch) ?? false,
+            Sockets.Udp4 => Udp4?.Receive(batch) ?? false,
+            _ => Udp6?.Receive(batch) ?? false,
+        };
+        if (!more)
+        {
+            Readable &= ~socket;
+        }
+    }
+
+    private UdpSender SenderOf(UnderlayTarget target) => target.Endpoint.IsIpv4
+        ? _udpSender4 ??= _openSender(false)
+        : _udpSender6 ??= _openSender(true);
+}
+
+/// <summary>The sockets of a worker that packets are received from.</summary>
+[Flags]
+internal enum Sockets
+{
+    /// <summary>None.</summary>
+    None = 0,
+
+    /// <summary>Plain GRE over IPv4, raw.</summary>
+    Raw4 = 1,
+
+    /// <summary>Plain GRE over IPv6, raw.</summary>
+    Raw6 = 2,
+
+    /// <summary>GRE-in-UDP over IPv4.</summary>
+    Udp4 = 4,
+
+    /// <summary>GRE-in-UDP over IPv6.</summary>
+    Udp6 = 8,
+
+    /// <summary>Plain GRE over IPv4, by the packet ring. Looked at every time, since that costs nothing.</summary>
+    Ring = 16,
+
+    /// <summary>All.</summary>
+    All = 31,
+}
