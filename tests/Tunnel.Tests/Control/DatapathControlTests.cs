@@ -67,6 +67,18 @@ public sealed class DatapathControlTests
         Assert.Equal(["tun-udp", "udp-gro"], fixture.Network.DescribeNetwork().Datapath.Refused.Select(refused => refused.Offload));
     }
 
+    [Fact]
+    public void WhatIsFoundInTheStateAndToldAtTheSameTimeIsToldOnce()
+    {
+        var offloads = new OffloadState(Offloads.TunUdp);
+        var log = new LinesLog();
+        var report = new OffloadReport(offloads, new EventStream(TimeProvider.System), log);
+        report.Start();
+        offloads.Refuse(Offloads.TunUdp, "Invalid argument");
+        report.Start();
+        Assert.Single(log.Lines);
+    }
+
     [Theory]
     [InlineData("workers: 2", "datapath.workers")]
     [InlineData("pin: true", "datapath.pin")]

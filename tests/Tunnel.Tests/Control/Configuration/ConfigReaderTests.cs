@@ -467,7 +467,7 @@ public class ConfigReaderTests
                 + "  vm2: {endpoint: fd00:40::12, subnets: [172.17.52.0/24]}\n"
                 + "  vm3: {endpoint: fd00:40::13, subnets: [172.17.53.0/24], encapsulation: gre}\n"
                 + "  vm4: {endpoint: vm4.example.com, subnets: [172.17.54.0/24]}\n"
-                + "  vm5: {endpoint: 192.168.40.15, subnets: [172.17.55.0/24]}\n"
+                + "  vm5: {endpoint: \"192.168.40.15:4756\", subnets: [172.17.55.0/24]}\n"
                 + "  vm6: {endpoint: \"192.168.40.15:4755\", subnets: [172.17.56.0/24]}\n"
                 + "  vm7: {endpoint: \"192.168.40.15:4755\", subnets: [172.17.57.0/24], encapsulation: gre, key: 1}\n",
             [
