@@ -125,6 +125,23 @@ public sealed class DatapathControlTests
         Assert.True(fixture.Receiver("172.17.52.9")!.Settings.UsesSequence);
     }
 
+    [Fact]
+    public async Task TheExampleInTheDocumentationHasThePropertiesOfTheAnswer()
+    {
+        string page = await File.ReadAllTextAsync(Path.Combine(Configuration.ConfigTesting.RepositoryRoot(), "docs", "api.md"));
+        int begin = page.IndexOf("{\"workers\"", StringComparison.Ordinal);
+        JsonElement example = Json(page[begin..page.IndexOf("```", begin, StringComparison.Ordinal)]);
+        await using ControlFixture fixture = await StartAsync(NoPeers);
+        fixture.Offloads.Refuse(Offloads.TunUdp, "Invalid argument");
+        JsonElement answer = Json(Datapath(fixture));
+
+        Assert.Equal(Names(answer), Names(example));
+        Assert.Equal(Names(answer.GetProperty("configured")), Names(example.GetProperty("configured")));
+        Assert.Equal(Names(answer.GetProperty("refused")[0]), Names(example.GetProperty("refused")[0]));
+    }
+
+    private static string[] Names(JsonElement value) => [.. value.EnumerateObject().Select(property => property.Name)];
+
     private static string Datapath(ControlFixture fixture)
     {
         using JsonDocument network = JsonSerializer.SerializeToDocument(fixture.Network.DescribeNetwork(), ApiJson.Default.NetworkModel);
