@@ -40,7 +40,7 @@ internal sealed class PeerOptions
         _encapsulation = new("--encapsulation")
         {
             HelpName = "E",
-            Description = "gre, gre-udp, direct or auto",
+            Description = "gre, gre-udp or auto",
         };
         _key = new("--key")
         {

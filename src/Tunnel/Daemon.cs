@@ -81,6 +81,10 @@ internal static partial class Daemon
             routing,
             [networkCounters],
             () => underlay.ReceiveQueueDrops,
+            new PlainGreOnly(),
+            new RawPaths(),
+            () => [],
+            new OffloadState(Offloads.None),
             warnings,
             events,
             TimeProvider.System);
@@ -169,6 +173,7 @@ internal static partial class Daemon
         StartException or DeviceGoneException or IOException or UnauthorizedAccessException => failure.Message,
         DeviceOpenException refused => $"{refused.Message} ({refused.Hint})",
         NamespaceLockException refused => $"{refused.Message} ({refused.Hint})",
+        UnderlayException refused => $"{refused.Message} ({refused.Hint})",
         ClaimConflictException refused => $"{refused.Message} ({refused.Hint})",
         HostNetworkException refused => $"the kernel refused: {refused.Message}",
         _ => $"a bug: {failure.GetType().Name}: {failure.Message.ReplaceLineEndings(" ")} {failure.StackTrace?.Split('\n')[0].Trim()}",
@@ -195,6 +200,27 @@ internal static partial class Daemon
 
     /// <summary>The network can't be served; the message is one line with the cure.</summary>
     private sealed class StartException(string message) : Exception(message);
+
+    // The underlay has raw sockets only.
+    private sealed class PlainGreOnly : IUnderlayReception
+    {
+        public void Accept(bool gre, bool greUdp)
+        {
+            if (greUdp)
+            {
+                throw new UnderlayException("gre-udp is not carried by this build", "use gre");
+            }
+        }
+    }
+
+    private sealed class RawPaths : IUnderlayPaths
+    {
+        public (UnderlayPath Receive, UnderlayPath Send) Paths => (UnderlayPath.Raw, UnderlayPath.Raw);
+
+        public void UsePaths(UnderlayPath receive, UnderlayPath send)
+        {
+        }
+    }
 
     private sealed class Signals : IDisposable
     {

@@ -47,6 +47,7 @@ internal static class ShowView
         if (UdpPort(network.Member("underlay")) is { } udp)
             lines.Add(new("udp", udp));
 
+        lines.AddRange(Datapath(network.Member("datapath")));
         if (network.Member("subnets").Texts().Length > 0)
             lines.Add(new("subnets", List(network, "subnets")));
 
@@ -114,6 +115,29 @@ internal static class ShowView
     {
         bool used = underlay.Member("accept").Texts().Append(Text(underlay, "encapsulation")).Contains("gre-udp", StringComparer.Ordinal);
         return used ? $"port {Text(underlay, "udp-port")}, source port {Text(underlay, "source-port")}" : null;
+    }
+
+    // Nothing where the daemon is of a version that says nothing of it.
+    private static IEnumerable<Line> Datapath(JsonElement datapath)
+    {
+        if (datapath.ValueKind != JsonValueKind.Object)
+            return [];
+
+        string[] offloads = datapath.Member("offloads").Texts();
+        string text = $"{Units.Count(datapath.Member("workers").Count(), "worker")}, {Way(datapath, "receive")}, {Way(datapath, "send")}, " +
+            (offloads.Length > 0 ? $"offloads {string.Join(' ', offloads)}" : "no offloads");
+        return
+        [
+            new("datapath", text),
+            .. datapath.Member("reasons").Texts().Select(reason => new Line("fallback", reason)),
+            .. datapath.Member("refused").Items().Select(refused => new Line("offload off", $"{Text(refused, "offload")}: {Text(refused, "reason")}")),
+        ];
+    }
+
+    private static string Way(JsonElement datapath, string direction)
+    {
+        bool isChosen = datapath.Member("configured").Member(direction).Text() == "auto";
+        return $"{direction} {Text(datapath, direction)}{(isChosen ? " (auto)" : "")}";
     }
 
     private static string Endpoint(JsonElement peer)

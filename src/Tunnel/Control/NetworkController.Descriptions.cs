@@ -40,6 +40,7 @@ internal sealed partial class NetworkController
                 [.. state.Config.Accepted.Select(accepted => accepted.ToWord())],
                 underlay.UdpPort,
                 underlay.SourcePort is int port ? port.ToString() : "flow"),
+            DescribeDatapath(state.Config.Datapath),
             Texts(state.Config.Subnets),
             state.Peers.Count,
             new Traffic(sent, received),
@@ -96,6 +97,24 @@ internal sealed partial class NetworkController
         }
 
         return new DropsModel(network, peers);
+    }
+
+    private DatapathModel DescribeDatapath(DatapathConfig config)
+    {
+        (UnderlayPath receive, UnderlayPath send) = _parts.Paths.Paths;
+        return new DatapathModel(
+            _parts.NetworkCounters.Length,
+            receive.ToWord(),
+            send.ToWord(),
+            new DatapathSettingsModel(
+                config.Receive?.ToWord() ?? UnderlayPathWords.Auto,
+                config.Send?.ToWord() ?? UnderlayPathWords.Auto,
+                config.Workers?.ToString() ?? "auto",
+                config.Pin,
+                config.BusyPollText),
+            _parts.PathReasons(),
+            OffloadWords.All(_parts.Offloads.Active),
+            [.. _parts.Offloads.Refused.Select(refused => new RefusedOffloadModel(OffloadWords.Of(refused.Offload), refused.Reason))]);
     }
 
     private static PeerModel Describe(PeerEntry entry, NetworkState state)

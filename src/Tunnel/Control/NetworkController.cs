@@ -28,6 +28,7 @@ internal sealed partial class NetworkController : IAsyncDisposable
     private readonly PeerPreparation _preparation;
     private readonly ClaimSet _claims;
     private readonly KernelReconciler _kernel;
+    private readonly OffloadReport _offloads;
     private readonly ILogger _log;
     private NetworkState _state;
     private IReadOnlyList<string> _warnings;
@@ -46,6 +47,7 @@ internal sealed partial class NetworkController : IAsyncDisposable
         _preparation = new PeerPreparation(parts.Host, parts.Device.Index, parts.NetworkCounters.Length);
         _claims = new ClaimSet(parts.Claims);
         _kernel = new KernelReconciler(parts.Host, parts.Device, parts.Events, new RepairBackoff(parts.Time), log);
+        _offloads = new OffloadReport(parts.Offloads, parts.Events, log);
         _warnings = parts.Warnings;
         _state = new NetworkState(config with { Peers = [] }, [], 0, null, [], new Dictionary<IpPrefix, string>());
         Wanted = config;
@@ -60,12 +62,17 @@ internal sealed partial class NetworkController : IAsyncDisposable
     /// Brings the network up. A peer that can't be reached, or a route that is in the way, is a problem of that peer and keeps
     /// nobody else down; a claim on the same sender by another tunneld is refused.
     /// </summary>
-    /// <exception cref="ClaimConflictException">Another tunneld in this namespace receives from the same endpoint under the same key.</exception>
+    /// <exception cref="ClaimConflictException">
+    /// Another tunneld in this namespace receives from the same endpoint under the same key, or at the same UDP port.
+    /// </exception>
+    /// <exception cref="UnderlayException">What is to be received can't be: another process has the UDP port.</exception>
     public async Task StartAsync()
     {
+        _offloads.Start();
         IReadOnlyDictionary<string, Resolution> names = await _preparation.ResolveAsync(Wanted, Wanted.Peers, PatienceAtStart, _stop.Token);
         NetworkState next = Prepare(Wanted, names);
-        _claims.Replace(next.Peers);
+        _claims.Replace(next);
+        _parts.Reception.Accept(next.AcceptsGre, next.AcceptsGreUdp);
         TimeSpan? again = Enact(next);
         _following = FollowHostAsync(again);
         _resolving = ResolveNamesAsync();
@@ -142,15 +149,7 @@ internal sealed partial class NetworkController : IAsyncDisposable
             () =>
             {
                 NetworkConfig current = State.Config;
-                if (!wanted.Underlay.Local.SequenceEqual(current.Underlay.Local))
-                {
-                    throw new ControlException(
-                        ControlErrorKind.Conflict,
-                        "underlay.local has changed, and the sockets are bound to it",
-                        $"restart the daemon: systemctl restart tunneld@{current.Name}",
-                        "underlay.local");
-                }
-
+                RefuseWhatNeedsARestart(current, wanted);
                 NetworkConfig next = Checked(wanted.WithEphemeral(current.Peers.Where(peer => peer.Origin == PeerOrigin.Ephemeral)));
                 Change(next, names, commit: null);
                 _warnings = [.. read.Warnings.Select(warning => warning.ToString())];
@@ -172,6 +171,33 @@ internal sealed partial class NetworkController : IAsyncDisposable
         _gate.Dispose();
         _namesAwaited.Dispose();
         _stop.Dispose();
+    }
+
+    // What sockets and threads were made for at the start.
+    private static void RefuseWhatNeedsARestart(NetworkConfig current, NetworkConfig wanted)
+    {
+        const string Bound = "the sockets are bound to it";
+        const string Made = "the packet threads were started with it";
+        (string Field, object? Now, object? Wanted, string Reason)[] settings =
+        [
+            ("underlay.local", current.Underlay.Local, wanted.Underlay.Local, Bound),
+            ("underlay.udp-port", current.Underlay.UdpPort, wanted.Underlay.UdpPort, Bound),
+            ("underlay.source-port", current.Underlay.SourcePort, wanted.Underlay.SourcePort, Bound),
+            ("datapath.workers", current.Datapath.Workers, wanted.Datapath.Workers, Made),
+            ("datapath.pin", current.Datapath.Pin, wanted.Datapath.Pin, Made),
+            ("datapath.busy-poll", current.Datapath.BusyPollMicroseconds, wanted.Datapath.BusyPollMicroseconds, Made),
+        ];
+        foreach ((string field, object? now, object? then, string reason) in settings)
+        {
+            if (!Equals(now, then))
+            {
+                throw new ControlException(
+                    ControlErrorKind.Conflict,
+                    $"{field} has changed, and {reason}",
+                    $"restart the daemon: systemctl restart tunneld@{current.Name}",
+                    field);
+            }
+        }
     }
 
     private static ReloadResult Difference(NetworkConfig before, NetworkConfig after)
@@ -272,19 +298,21 @@ internal sealed partial class NetworkController : IAsyncDisposable
     {
         NetworkState before = State;
         NetworkState next = Prepare(config, names);
+        RefuseSequences(next);
         RefuseForeignRoutes(before, next);
         RefuseUselessEndpoints(before, next);
         try
         {
-            _claims.Extend(next.Peers);
+            _claims.Extend(next);
         }
         catch (ClaimConflictException conflict)
         {
-            throw new ControlException(ControlErrorKind.Conflict, conflict.Message, conflict.Hint, "endpoint", conflict);
+            throw new ControlException(ControlErrorKind.Conflict, conflict.Message, conflict.Hint, conflict.Field, conflict);
         }
 
         try
         {
+            Widen(before, next);
             Enact(next);
             RefuseHalfDone(before, next);
             commit?.Invoke();
@@ -292,11 +320,40 @@ internal sealed partial class NetworkController : IAsyncDisposable
         catch
         {
             Enact(before);
-            _claims.Replace(before.Peers);
+            _parts.Reception.Accept(before.AcceptsGre, before.AcceptsGreUdp);
+            _claims.Replace(before);
             throw;
         }
 
-        _claims.Replace(next.Peers);
+        _parts.Reception.Accept(next.AcceptsGre, next.AcceptsGreUdp);
+        _claims.Replace(next);
+    }
+
+    // What a peer has sent already by its former encapsulation still arrives while the change goes on.
+    private void Widen(NetworkState before, NetworkState next)
+    {
+        try
+        {
+            _parts.Reception.Accept(before.AcceptsGre || next.AcceptsGre, before.AcceptsGreUdp || next.AcceptsGreUdp);
+        }
+        catch (UnderlayException refused)
+        {
+            throw new ControlException(ControlErrorKind.Conflict, refused.Message, refused.Hint, "underlay.udp-port", refused);
+        }
+    }
+
+    // They are taken and checked by one thread, in the packets' order.
+    private void RefuseSequences(NetworkState next)
+    {
+        int workers = _parts.NetworkCounters.Length;
+        if (workers > 1 && next.Config.Peers.FirstOrDefault(peer => peer.Sequence) is PeerConfig peer)
+        {
+            throw new ControlException(
+                ControlErrorKind.Conflict,
+                $"sequence numbers of peer {peer.Name} need one worker, and {workers} are running",
+                $"set datapath: {{workers: 1}} in the file, then: systemctl restart tunneld@{next.Config.Name}",
+                "sequence");
+        }
     }
 
     private NetworkState Prepare(NetworkConfig config, IReadOnlyDictionary<string, Resolution> names)
@@ -443,7 +500,7 @@ internal sealed partial class NetworkController : IAsyncDisposable
                 return again;
             }
 
-            _claims.Replace(next.Peers);
+            _claims.Replace(next);
             LogPathsChanged();
             return Enact(next);
         }

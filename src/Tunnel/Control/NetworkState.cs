@@ -9,10 +9,14 @@ namespace Tunnel.Control;
 /// <param name="Device">The TUN device.</param>
 /// <param name="Store">Where peers added by command are kept.</param>
 /// <param name="Host">The host's kernel.</param>
-/// <param name="Claims">What keeps senders unique among the networks of this host.</param>
+/// <param name="Claims">What keeps senders and ports unique among the networks of this host.</param>
 /// <param name="Routing">Where the packet threads find their snapshot.</param>
-/// <param name="NetworkCounters">What the workers count for no peer, one each.</param>
+/// <param name="NetworkCounters">What the workers count for no peer, one each; so there are as many workers.</param>
 /// <param name="ReceiveQueueDrops">What the kernel dropped before the workers saw it.</param>
+/// <param name="Reception">What is told which encapsulations to receive.</param>
+/// <param name="Paths">Which ways the underlays use.</param>
+/// <param name="PathReasons">Why a way is not the one that would be best, or not the one that is configured, for people; empty where it is.</param>
+/// <param name="Offloads">Which offloads are in use.</param>
 /// <param name="Warnings">What the configuration's reader warned of.</param>
 /// <param name="Events">Where events are told.</param>
 /// <param name="Time">The clock.</param>
@@ -25,6 +29,10 @@ internal sealed record NetworkParts(
     RoutingHolder Routing,
     PeerCounters[] NetworkCounters,
     Func<long> ReceiveQueueDrops,
+    IUnderlayReception Reception,
+    IUnderlayPaths Paths,
+    Func<IReadOnlyList<string>> PathReasons,
+    OffloadState Offloads,
     IReadOnlyList<string> Warnings,
     EventStream Events,
     TimeProvider Time);
@@ -47,6 +55,25 @@ internal sealed record NetworkState(
     IReadOnlyList<string> Problems,
     IReadOnlyDictionary<IpPrefix, string> RouteProblems)
 {
+    /// <summary>Whether plain GRE is received.</summary>
+    public bool AcceptsGre => Config.AcceptsGre;
+
+    /// <summary>Whether GRE-in-UDP is received.</summary>
+    public bool AcceptsGreUdp => Config.AcceptsGreUdp;
+
+    /// <summary>The senders that no other network of this host may have.</summary>
+    public IEnumerable<EndpointClaim> SenderClaims => AcceptsGre ? Peers.Select(entry => entry.Claim).OfType<EndpointClaim>() : [];
+
+    /// <summary>The UDP ports that no other network of this host may have.</summary>
+    public IEnumerable<UdpPortClaim> PortClaims
+    {
+        get
+        {
+            IReadOnlyList<InetAddress> local = Config.Underlay.Local is { Count: > 0 } some ? some : [InetAddress.None];
+            return AcceptsGreUdp ? local.Select(address => new UdpPortClaim(address, (ushort)Config.Underlay.UdpPort)) : [];
+        }
+    }
+
     /// <summary>All peers' subnets.</summary>
     public IEnumerable<IpPrefix> Prefixes => Peers.SelectMany(entry => entry.Config.Subnets);
 

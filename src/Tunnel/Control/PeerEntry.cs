@@ -15,7 +15,7 @@ internal sealed record PeerEntry(PeerConfig Config, InetAddress Address, Peer Pe
     /// <summary>Whether the endpoint is a name that has no usable address yet.</summary>
     public bool AwaitsName => Address.IsNone && Config.Endpoint.IsName;
 
-    /// <summary>What makes this sender's packets unmistakable in this network namespace; null while addresses are missing.</summary>
+    /// <summary>What makes this sender's packets of plain GRE unmistakable in this network namespace; null while addresses are missing.</summary>
     public EndpointClaim? Claim =>
         Peer.IsReady ? new EndpointClaim(Peer.Settings.Local, Peer.Settings.Endpoint, Peer.Settings.KeyIn) : null;
 

@@ -64,7 +64,8 @@ internal sealed class PeerPreparation(IHostNetwork host, int tunIndex, int worke
 
         InetAddress local = config.Underlay.Local is [InetAddress first, ..] ? first : InetAddress.None;
         HostLink? link = config.Underlay.Interface is string name ? host.FindLink(name) : local.IsNone ? null : host.FindLinkWithAddress(local);
-        int overhead = PeerSettings.OverheadOf(isIpv4: !local.IsIpv6, hasKey: false, usesChecksum: false, usesSequence: false);
+        bool usesUdp = config.DefaultEncapsulation == Encapsulation.GreUdp;
+        int overhead = PeerSettings.OverheadOf(isIpv4: !local.IsIpv6, hasKey: false, usesChecksum: false, usesSequence: false, usesUdp);
         return Math.Min(link?.Mtu ?? UsualUnderlayMtu, LargestIpPacket) - overhead;
     }
 
@@ -137,7 +138,8 @@ internal sealed class PeerPreparation(IHostNetwork host, int tunIndex, int worke
             (path, problem) = FindPath(config, address);
         }
 
-        int overhead = PeerSettings.OverheadOf(!address.IsIpv6, peer.Key is not null, peer.Checksum, peer.Sequence);
+        ushort udpPort = config.UdpPortOf(peer);
+        int overhead = PeerSettings.OverheadOf(!address.IsIpv6, peer.Key is not null, peer.Checksum, peer.Sequence, usesUdp: udpPort != 0);
         var settings = new PeerSettings(
             peer.Name,
             address,
@@ -146,7 +148,8 @@ internal sealed class PeerPreparation(IHostNetwork host, int tunIndex, int worke
             peer.Key?.Out,
             peer.Checksum,
             peer.Sequence,
-            Math.Min(path?.Mtu ?? UsualUnderlayMtu, LargestIpPacket) - overhead);
+            Math.Min(path?.Mtu ?? UsualUnderlayMtu, LargestIpPacket) - overhead,
+            udpPort);
         IReadOnlyList<string> problems = problem is null ? [] : [problem];
         if (old is not null && old.Peer.Settings == settings)
         {
@@ -155,7 +158,9 @@ internal sealed class PeerPreparation(IHostNetwork host, int tunIndex, int worke
 
         PeerCounters[] counters = old?.Peer.Counters ?? [.. Enumerable.Range(0, workers).Select(_ => new PeerCounters())];
         bool sameSender = old is not null && old.Address == address && old.Config.Key == peer.Key;
-        return new PeerEntry(peer, address, new Peer(settings, counters, sameSender ? old!.Peer.Sequences : new SequenceState()), problems);
+        SequenceState sequences = sameSender ? old!.Peer.Sequences : new SequenceState();
+        UnderlayTarget? target = old?.Peer.Target is UnderlayTarget was && was.Endpoint == address && was.UdpPort == udpPort ? was : null;
+        return new PeerEntry(peer, address, new Peer(settings, counters, sequences, target), problems);
     }
 
     private (HostPath? Path, string? Problem) FindPath(NetworkConfig config, InetAddress address)

@@ -27,13 +27,18 @@ public enum Offloads
 /// </summary>
 public sealed class OffloadState(Offloads initial)
 {
+    private readonly Lock _gate = new();
     private int _active = (int)initial;
+    private (Offloads Offload, string Reason)[] _refused = [];
 
     /// <summary>Called once for each offload turned off, on the thread that found out: which, and the kernel's reason. Must return soon.</summary>
     public Action<Offloads, string>? OnRefused { get; set; }
 
     /// <summary>The offloads in use.</summary>
     public Offloads Active => (Offloads)Volatile.Read(ref _active);
+
+    /// <summary>The offloads turned off so far, in order, each with the kernel's reason.</summary>
+    public IReadOnlyList<(Offloads Offload, string Reason)> Refused => Volatile.Read(ref _refused);
 
     /// <summary>Whether an offload is in use.</summary>
     public bool Has(Offloads offload) => (Active & offload) != 0;
@@ -43,10 +48,17 @@ public sealed class OffloadState(Offloads initial)
     /// <param name="reason">What the kernel said, for people.</param>
     public void Refuse(Offloads offload, string reason)
     {
-        int before = Interlocked.And(ref _active, ~(int)offload);
-        if ((before & (int)offload) != 0)
+        lock (_gate)
         {
-            OnRefused?.Invoke(offload, reason);
+            if (!Has(offload))
+            {
+                return;
+            }
+
+            Volatile.Write(ref _refused, [.. _refused, (offload, reason)]);
+            Volatile.Write(ref _active, _active & ~(int)offload);
         }
+
+        OnRefused?.Invoke(offload, reason);
     }
 }

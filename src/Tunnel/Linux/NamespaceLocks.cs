@@ -55,6 +55,27 @@ internal sealed class NamespaceLock : IDisposable
         }
     }
 
+    /// <summary>The names in this network namespace that begin with a text, as far as /proc tells them.</summary>
+    public static IReadOnlyList<string> FindNames(string prefix)
+    {
+        try
+        {
+            // /proc/net is that of the process's first thread; a thread may be in another namespace.
+            return
+            [
+                .. File.ReadLines("/proc/thread-self/net/unix")
+                    .Select(line => line[(line.LastIndexOf(' ') + 1)..])
+                    .Where(path => path.StartsWith('@') && path.AsSpan(1).StartsWith(prefix, StringComparison.Ordinal))
+                    .Select(path => path[1..])
+                    .Distinct(),
+            ];
+        }
+        catch (Exception e) when (e is IOException or UnauthorizedAccessException)
+        {
+            return [];
+        }
+    }
+
     /// <summary>Finds who holds a name.</summary>
     /// <returns>The pid as this process sees it, or 0: nobody holds it any longer, or the holder is not visible from here.</returns>
     public static int FindHolder(string name)
@@ -85,12 +106,17 @@ internal sealed class NamespaceLock : IDisposable
 }
 
 /// <summary>
-/// What must be unique among the daemons of a network namespace: a network's name, and each peer's (local address, endpoint, key).
+/// What must be unique among the daemons of a network namespace: a network's name, each peer's (local address, endpoint, key), and
+/// where GRE-in-UDP is received.
 /// </summary>
 internal sealed class NamespaceLocks : IEndpointClaims
 {
+    private const string PortPrefix = "tunneld-udp/";
+    private const string AnyAddress = "any";
+
     private readonly Lock _gate = new();
     private readonly Dictionary<EndpointClaim, NamespaceLock> _claims = [];
+    private readonly Dictionary<UdpPortClaim, NamespaceLock> _ports = [];
     private bool _disposed;
 
     /// <summary>Makes this process the only one that serves a network in this network namespace, until the lock is disposed.</summary>
@@ -132,17 +158,57 @@ internal sealed class NamespaceLocks : IEndpointClaims
     }
 
     /// <inheritdoc/>
+    /// <remarks>
+    /// Takes its own name first and looks for others that overlap afterwards: of two that do so at once, both may be refused, but never
+    /// none.
+    /// </remarks>
+    public void Claim(UdpPortClaim claim)
+    {
+        lock (_gate)
+        {
+            ObjectDisposedException.ThrowIf(_disposed, this);
+            if (_ports.ContainsKey(claim))
+            {
+                return;
+            }
+
+            string name = NameOf(claim);
+            NamespaceLock taken = NamespaceLock.TryTake(name) ?? throw new ClaimConflictException(claim, Holder.Find(name).ToString());
+            if (FindOverlap(claim, name) is string other)
+            {
+                taken.Dispose();
+                throw new ClaimConflictException(claim, Holder.Find(other).ToString());
+            }
+
+            _ports.Add(claim, taken);
+        }
+    }
+
+    /// <inheritdoc/>
+    public void Release(UdpPortClaim claim)
+    {
+        lock (_gate)
+        {
+            if (_ports.Remove(claim, out NamespaceLock? held))
+            {
+                held.Dispose();
+            }
+        }
+    }
+
+    /// <inheritdoc/>
     public void Dispose()
     {
         lock (_gate)
         {
             _disposed = true;
-            foreach (NamespaceLock held in _claims.Values)
+            foreach (NamespaceLock held in _claims.Values.Concat(_ports.Values))
             {
                 held.Dispose();
             }
 
             _claims.Clear();
+            _ports.Clear();
         }
     }
 
@@ -153,8 +219,33 @@ internal sealed class NamespaceLocks : IEndpointClaims
         return $"tunneld-claim/{Text(claim.Local)},{Text(claim.Endpoint)},{key}";
     }
 
+    /// <summary>The name of a port's lock.</summary>
+    public static string NameOf(UdpPortClaim claim) => $"{PortPrefix}{Text(claim.Local)},{claim.Port}";
+
+    private string? FindOverlap(UdpPortClaim claim, string name)
+    {
+        HashSet<string> own = [name, .. _ports.Keys.Select(NameOf)];
+        return NamespaceLock.FindNames(PortPrefix).FirstOrDefault(
+            other => !own.Contains(other) && TryParsePort(other, out UdpPortClaim held) && held.Overlaps(claim));
+    }
+
+    private static bool TryParsePort(string name, out UdpPortClaim claim)
+    {
+        claim = default;
+        string[] parts = name[PortPrefix.Length..].Split(',');
+        if (parts.Length != 2 || !ushort.TryParse(parts[1], out ushort port))
+        {
+            return false;
+        }
+
+        InetAddress local = InetAddress.None;
+        bool good = parts[0] == AnyAddress || InetAddress.TryParse(parts[0], out local);
+        claim = new UdpPortClaim(local, port);
+        return good;
+    }
+
     // Two IPv6 addresses in full length and a key must fit in the 107 bytes of a socket's name. They do: 14 + 39 + 1 + 39 + 1 + 10.
-    private static string Text(InetAddress address) => address.IsNone ? "any" : address.ToString();
+    private static string Text(InetAddress address) => address.IsNone ? AnyAddress : address.ToString();
 
     private static NamespaceLockException Served(string network, Holder holder)
     {

@@ -70,7 +70,7 @@ public sealed class NamespaceLocksTests
                 "192.168.40.11 to 192.168.40.12 with key 42 is already used by network tun1 " +
                 $"(tunneld, pid {holder.Id}, --config /etc/tunnel/tun1.yaml) in this network namespace",
                 refused.Message);
-            Assert.Equal(claim, refused.Claim);
+            Assert.Equal("endpoint", refused.Field);
             Assert.NotEmpty(refused.Hint);
 
             // Whatever differs makes another claim.
@@ -104,6 +104,55 @@ public sealed class NamespaceLocksTests
         second.Dispose();
         space.Run(() => Take(first, claim));
         Assert.Throws<ObjectDisposedException>(() => second.Claim(claim));
+    }
+
+    [SkippableFact]
+    public void APortOfAnotherNetworkIsRefusedWithItsName()
+    {
+        using var space = new HostNamespace();
+        using var other = new HostNamespace();
+        using Process holder = StartHolder(space, NamespaceLocks.NameOf(Port("192.168.40.11", 4754)), "--config /etc/tunnel/tun1.yaml");
+        try
+        {
+            using var claims = new NamespaceLocks();
+            string owner = $"network tun1 (tunneld, pid {holder.Id}, --config /etc/tunnel/tun1.yaml) in this network namespace";
+            foreach ((string? local, string text) in new[] { ("192.168.40.11", "192.168.40.11"), (null, "every address") })
+            {
+                var refused = Assert.Throws<ClaimConflictException>(() => space.Run(() => Take(claims, Port(local, 4754))));
+                Assert.Equal($"UDP port 4754 of {text} is already used by {owner}", refused.Message);
+                Assert.Equal("underlay.udp-port", refused.Field);
+            }
+
+            // A refused claim is not held: others may have what it asked for.
+            space.Run(() => Take(claims, Port("192.168.40.12", 4754)));
+            space.Run(() => Take(claims, Port(null, 4755)));
+            other.Run(() => Take(claims, Port("192.168.40.11", 4754)));
+        }
+        finally
+        {
+            holder.Kill();
+            holder.WaitForExit();
+        }
+    }
+
+    [SkippableFact]
+    public void APortIsHeldUntilItIsReleased()
+    {
+        using var space = new HostNamespace();
+        using var first = new NamespaceLocks();
+        using var second = new NamespaceLocks();
+        space.Run(() => Take(first, Port("192.168.40.11", 4754)));
+        space.Run(() => Take(first, Port("192.168.40.11", 4754)));
+        space.Run(() => Take(first, Port("fd00:40::11", 4754)));
+        Assert.Throws<ClaimConflictException>(() => space.Run(() => Take(second, Port(null, 4754))));
+        Assert.Throws<ClaimConflictException>(() => space.Run(() => Take(second, Port("fd00:40::11", 4754))));
+        space.Run(() => Take(second, Port("fd00:40::12", 4754)));
+        second.Release(Port("fd00:40::12", 4754));
+        first.Release(Port("192.168.40.11", 4754));
+        Assert.Throws<ClaimConflictException>(() => space.Run(() => Take(second, Port(null, 4754))));
+        first.Dispose();
+        space.Run(() => Take(second, Port(null, 4754)));
+        Assert.Throws<ObjectDisposedException>(() => first.Claim(Port(null, 4754)));
     }
 
     [SkippableFact]
@@ -149,6 +198,12 @@ public sealed class NamespaceLocksTests
         return 0;
     }
 
+    private static int Take(NamespaceLocks claims, UdpPortClaim claim)
+    {
+        claims.Claim(claim);
+        return 0;
+    }
+
     private static Process StartHolder(HostNamespace space, string name, string arguments)
     {
         // `ip netns exec` becomes the program, so the pid is the holder's. Perl is part of every Debian.
@@ -164,6 +219,8 @@ public sealed class NamespaceLocksTests
     }
 
     private static EndpointClaim Claim(string local, string endpoint, uint? key) => new(Address(local), Address(endpoint), key);
+
+    private static UdpPortClaim Port(string? local, ushort port) => new(local is null ? InetAddress.None : Address(local), port);
 
     private static InetAddress Address(string text) => InetAddress.TryParse(text, out InetAddress address) ? address : throw new FormatException(text);
 }

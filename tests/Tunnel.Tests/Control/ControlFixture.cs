@@ -1,5 +1,5 @@
 using System.Text.Json;
-using Microsoft.Extensions.Logging.Abstractions;
+using Microsoft.Extensions.Logging;
 using Tunnel.Control;
 using Tunnel.Control.Configuration;
 using Tunnel.Dataplane;
@@ -13,7 +13,7 @@ internal sealed class ControlFixture : IAsyncDisposable
     private static readonly TimeSpan Deadline = TimeSpan.FromSeconds(10);
     private readonly string _directory = Directory.CreateTempSubdirectory("tunnel-control-").FullName;
 
-    private ControlFixture(string yaml, FakeHostNetwork? host, FakeClaims? claims)
+    private ControlFixture(string yaml, FakeHostNetwork? host, FakeClaims? claims, int workers, Action<ControlFixture>? prepare)
     {
         Host = host ?? new FakeHostNetwork();
         Claims = claims ?? new FakeClaims();
@@ -27,17 +27,32 @@ internal sealed class ControlFixture : IAsyncDisposable
             Host,
             Claims,
             Routing,
-            [new PeerCounters()],
+            [.. Enumerable.Range(0, workers).Select(_ => new PeerCounters())],
             () => 0,
+            Reception,
+            Paths,
+            () => PathReasons,
+            Offloads,
             [],
             Events,
             TimeProvider.System);
-        Network = new NetworkController(config, parts, NullLogger.Instance);
+        prepare?.Invoke(this);
+        Network = new NetworkController(config, parts, Log);
     }
 
     public FakeHostNetwork Host { get; }
 
     public FakeClaims Claims { get; }
+
+    public FakeUnderlayReception Reception { get; } = new();
+
+    public FakeUnderlayPaths Paths { get; } = new();
+
+    public IReadOnlyList<string> PathReasons { get; set; } = [];
+
+    public OffloadState Offloads { get; } = new(Tunnel.Dataplane.Offloads.TunTcp | Tunnel.Dataplane.Offloads.TunUdp | Tunnel.Dataplane.Offloads.UdpGro);
+
+    public LinesLog Log { get; } = new();
 
     public RoutingHolder Routing { get; } = new();
 
@@ -54,9 +69,10 @@ internal sealed class ControlFixture : IAsyncDisposable
         ? [.. Directory.GetFiles(Path.Combine(_directory, "tun0.d")).Select(file => Path.GetFileName(file)!).Order(StringComparer.Ordinal)]
         : [];
 
-    public static async Task<ControlFixture> StartAsync(string yaml, FakeHostNetwork? host = null, FakeClaims? claims = null)
+    public static async Task<ControlFixture> StartAsync(
+        string yaml, FakeHostNetwork? host = null, FakeClaims? claims = null, int workers = 1, Action<ControlFixture>? prepare = null)
     {
-        var fixture = new ControlFixture(yaml, host, claims);
+        var fixture = new ControlFixture(yaml, host, claims, workers, prepare);
         await fixture.Network.StartAsync();
         return fixture;
     }
@@ -65,6 +81,13 @@ internal sealed class ControlFixture : IAsyncDisposable
 
     public async Task<bool> PutAsync(string name, string body, bool createOnly = true) =>
         (await Network.PutPeerAsync(name, Json(body), createOnly)).IsNew;
+
+    /// <summary>Rewrites the network's file and reads it again.</summary>
+    public async Task<ReloadResult> ReloadAsync(string yaml)
+    {
+        await File.WriteAllTextAsync(ConfigPath, yaml);
+        return await Network.ReloadAsync();
+    }
 
     public bool HasRoute(string prefix) =>
         Host.GetRoutes().Any(route => route.Destination == FakeHostNetwork.Prefix(prefix) && route is { LinkIndex: 7, Protocol: 147 });
@@ -93,7 +116,11 @@ internal sealed class FakeClaims : IEndpointClaims
 {
     public HashSet<EndpointClaim> Held { get; } = [];
 
+    public HashSet<UdpPortClaim> Ports { get; } = [];
+
     public HashSet<EndpointClaim> Foreign { get; } = [];
+
+    public HashSet<UdpPortClaim> ForeignPorts { get; } = [];
 
     public void Claim(EndpointClaim claim)
     {
@@ -107,7 +134,36 @@ internal sealed class FakeClaims : IEndpointClaims
 
     public void Release(EndpointClaim claim) => Held.Remove(claim);
 
+    public void Claim(UdpPortClaim claim)
+    {
+        if (ForeignPorts.Any(claim.Overlaps))
+        {
+            throw new ClaimConflictException(claim, "network tun9 (tunneld, pid 9)");
+        }
+
+        Ports.Add(claim);
+    }
+
+    public void Release(UdpPortClaim claim) => Ports.Remove(claim);
+
     public void Dispose()
     {
     }
+}
+
+/// <summary>Keeps the lines of the log. Thread-safe.</summary>
+internal sealed class LinesLog : ILogger
+{
+    private readonly System.Collections.Concurrent.ConcurrentQueue<(LogLevel Level, string Line)> _lines = new();
+
+    public IReadOnlyCollection<(LogLevel Level, string Line)> Lines => _lines;
+
+    public IDisposable? BeginScope<TState>(TState state)
+        where TState : notnull => null;
+
+    public bool IsEnabled(LogLevel logLevel) => true;
+
+    public void Log<TState>(
+        LogLevel logLevel, EventId eventId, TState state, Exception? exception, Func<TState, Exception?, string> formatter) =>
+        _lines.Enqueue((logLevel, formatter(state, exception)));
 }

@@ -6,6 +6,8 @@ internal static class CannedAnswers
     public const string Network =
         """{"name":"tun0","version":"0.1.0","pid":1234,"uptime-seconds":7512,"interface":{"index":5,"up":true,"mtu":1476,"addresses":["10.0.201.1/24"]}""" +
         ""","underlay":{"local":["192.168.40.11"],"interface":null,"encapsulation":"gre","accept":["gre"],"udp-port":4754,"source-port":"flow"}""" +
+        ""","datapath":{"workers":2,"receive":"packet","send":"packet","configured":{"receive":"auto","send":"auto","workers":"auto","pin":false,"busy-poll":"off"}""" +
+        ""","reasons":[],"offloads":["tun-tcp","tun-udp","udp-segment","udp-gro"],"refused":[]}""" +
         ""","subnets":["172.17.51.0/24"],"peers":2,"traffic":{"sent":{"packets":15230,"bytes":19736412},"received":{"packets":8021,"bytes":641680}},"drops":5,"problems":[]}""";
 
     public const string Vm2 =
@@ -41,6 +43,8 @@ internal static class CannedAnswers
         ["GET /v1/drops"] = (200, Drops),
         ["PUT /v1/peers/vm3"] = (201, Vm3),
         ["PUT /v1/peers/vm4"] = (201, Vm4),
+        ["PUT /v1/peers/vm6"] = (201, Vm4.Replace("vm4", "vm6", StringComparison.Ordinal).Replace("192.168.40.14\",\"subnets", "192.168.40.16:4755\",\"subnets", StringComparison.Ordinal)
+            .Replace("172.17.54", "172.17.56", StringComparison.Ordinal).Replace("\"gre\"", "\"gre-udp\"", StringComparison.Ordinal)),
         ["PUT /v1/peers/vm2"] = (409, """{"error":"peer vm2 exists already","hint":"change it with: tunnelctl set-peer vm2","field":null}"""),
         ["PATCH /v1/peers/vm2"] = (409, """{"error":"peer vm2 (/etc/tunnel/tun0.yaml:6:3) comes from the network's file and is not changed by command","hint":"edit the file, then: tunnelctl -n tun0 reload","field":null}"""),
         ["PATCH /v1/peers/vm4"] = (200, Vm4.Replace("192.168.40.14", "192.168.40.24", StringComparison.Ordinal)),

@@ -17,7 +17,9 @@ public sealed class ViewTests : IDisposable
     {
         const string Network =
             """{"name":"tun0","version":"0.1.0","pid":7,"uptime-seconds":12.7,"interface":{"index":5,"up":false,"mtu":1448,"addresses":["10.0.201.1/24","fd00:51::1/64"]},"underlay":""" +
-            """{"local":["192.168.40.11","fd00::11"],"interface":"eth1","encapsulation":"gre-udp","accept":["gre","gre-udp"],"udp-port":4754,"source-port":50000},"subnets":[],"peers":0""" +
+            """{"local":["192.168.40.11","fd00::11"],"interface":"eth1","encapsulation":"gre-udp","accept":["gre","gre-udp"],"udp-port":4754,"source-port":50000},"datapath":""" +
+            """{"workers":1,"receive":"raw","send":"packet","configured":{"receive":"auto","send":"packet","workers":"1","pin":true,"busy-poll":"50us"},"reasons":["receive: a netfilter rule applies to protocol 47"],""" +
+            """ "offloads":[],"refused":[{"offload":"tun-tcp","reason":"Invalid argument"},{"offload":"tun-udp","reason":"Invalid argument"}]},"subnets":[],"peers":0""" +
             ""","traffic":{"sent":{"packets":1,"bytes":84},"received":{"packets":0,"bytes":0}},"drops":0,"problems":["eth1 is down","172.17.51.0/24 has no device"]}""";
 
         Assert.Equal(
@@ -28,6 +30,10 @@ public sealed class ViewTests : IDisposable
               mtu: 1448
               underlay: gre-udp from 192.168.40.11, fd00::11 on eth1, accepts gre, gre-udp
               udp: port 4754, source port 50000
+              datapath: 1 worker, receive raw (auto), send packet, no offloads
+              fallback: receive: a netfilter rule applies to protocol 47
+              offload off: tun-tcp: Invalid argument
+              offload off: tun-udp: Invalid argument
               traffic: 84 B (1 packet) sent, 0 B (0 packets) received
               drops: 0
               daemon: tunneld 0.1.0, pid 7, up 12s

@@ -18,6 +18,19 @@ internal sealed record UnderlayModel(
     int UdpPort,
     string SourcePort);
 
+internal sealed record DatapathSettingsModel(string Receive, string Send, string Workers, bool Pin, string BusyPoll);
+
+internal sealed record RefusedOffloadModel(string Offload, string Reason);
+
+internal sealed record DatapathModel(
+    int Workers,
+    string Receive,
+    string Send,
+    DatapathSettingsModel Configured,
+    IReadOnlyList<string> Reasons,
+    IReadOnlyList<string> Offloads,
+    IReadOnlyList<RefusedOffloadModel> Refused);
+
 internal sealed record NetworkModel(
     string Name,
     string Version,
@@ -25,6 +38,7 @@ internal sealed record NetworkModel(
     long UptimeSeconds,
     InterfaceModel Interface,
     UnderlayModel Underlay,
+    DatapathModel Datapath,
     IReadOnlyList<string> Subnets,
     int Peers,
     Traffic Traffic,

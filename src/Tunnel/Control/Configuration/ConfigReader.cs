@@ -1,3 +1,4 @@
+using Tunnel.Dataplane;
 using Tunnel.Wire;
 
 namespace Tunnel.Control.Configuration;
@@ -8,9 +9,10 @@ internal static class ConfigReader
     /// <summary>Every key but the peers', by the map that it stands in ("" is the file itself).</summary>
     public static readonly IReadOnlyDictionary<string, string[]> Keys = new Dictionary<string, string[]>(StringComparer.Ordinal)
     {
-        [string.Empty] = ["interface", "underlay", "subnets", "peers"],
+        [string.Empty] = ["interface", "underlay", "datapath", "subnets", "peers"],
         ["interface"] = ["addresses", "mtu"],
         ["underlay"] = ["local", "interface", "encapsulation", "accept", "udp-port", "source-port"],
+        ["datapath"] = ["receive", "send", "workers", "pin", "busy-poll"],
     };
 
     // Where a key belongs that stands at the top by mistake.
@@ -23,6 +25,11 @@ internal static class ConfigReader
         ["accept"] = "underlay",
         ["udp-port"] = "underlay",
         ["source-port"] = "underlay",
+        ["receive"] = "datapath",
+        ["send"] = "datapath",
+        ["workers"] = "datapath",
+        ["pin"] = "datapath",
+        ["busy-poll"] = "datapath",
         ["endpoint"] = "peers: {NAME: ...}",
         ["key"] = "peers: {NAME: ...}",
         ["checksum"] = "peers: {NAME: ...}",
@@ -89,6 +96,7 @@ internal static class ConfigReader
         device.TryReadList("addresses", ConfigValues.InterfaceAddress, mayBeOne: false, out EquatableList<IpPrefix> addresses);
         device.TryRead("mtu", ConfigValues.Mtu, out int? mtu);
         UnderlayConfig underlay = ReadUnderlay(new MapReader(map.Section("underlay"), scope, "underlay", Keys["underlay"]), scope);
+        DatapathConfig datapath = ReadDatapath(new MapReader(map.Section("datapath"), scope, "datapath", Keys["datapath"]));
         EquatableList<IpPrefix> subnets = [];
         if (!map.IsNothing("subnets"))
             map.TryReadList("subnets", ConfigValues.Subnet, mayBeOne: false, out subnets);
@@ -98,6 +106,7 @@ internal static class ConfigReader
         {
             Interface = new InterfaceConfig { Addresses = addresses, Mtu = mtu },
             Underlay = underlay,
+            Datapath = datapath,
             Subnets = subnets,
             Source = scope.Positions,
         };
@@ -133,6 +142,16 @@ internal static class ConfigReader
         }
 
         return underlay;
+    }
+
+    private static DatapathConfig ReadDatapath(MapReader map)
+    {
+        map.TryRead("receive", ConfigValues.UnderlayPath, out UnderlayPath? receive);
+        map.TryRead("send", ConfigValues.UnderlayPath, out UnderlayPath? send);
+        map.TryRead("workers", ConfigValues.Workers, out int? workers);
+        map.TryReadBoolean("pin", out bool pin);
+        map.TryRead("busy-poll", ConfigValues.BusyPoll, out int busyPoll);
+        return new DatapathConfig(receive, send, workers, pin, busyPoll);
     }
 
     private static void ReadPeers(ConfigNode node, List<PeerConfig> peers, Dictionary<string, ConfigPlace> names, ConfigErrorList errors)

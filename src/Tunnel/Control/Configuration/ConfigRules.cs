@@ -10,7 +10,6 @@ internal static class ConfigRules
     {
         CheckMtu(network, errors);
         CheckUnderlay(network, errors);
-        CheckAccept(network, errors);
     }
 
     private static void CheckMtu(NetworkConfig network, ConfigErrorList errors)
@@ -73,23 +72,6 @@ internal static class ConfigRules
                     $"local {local} is also in interface.addresses",
                     "local is an address that this host has without tunneld");
             }
-        }
-    }
-
-    private static void CheckAccept(NetworkConfig network, ConfigErrorList errors)
-    {
-        EquatableList<Encapsulation> accept = network.Underlay.Accept;
-        for (int i = 0; i < accept.Count; i++)
-        {
-            string field = $"underlay.accept[{i}]";
-            if (accept[i] == Encapsulation.GreUdp)
-                errors.Warn(network.Source.Find(field), field, "accept: gre-udp is not received by this version");
-        }
-
-        if (accept.Count > 0 && !accept.Contains(Encapsulation.Gre))
-        {
-            errors.Invalid(
-                network.Source.Find("underlay.accept"), "underlay.accept", "accept lacks gre, and so nothing would be received", "add gre");
         }
     }
 }

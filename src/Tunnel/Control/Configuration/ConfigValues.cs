@@ -1,5 +1,6 @@
 using System.Buffers;
 using System.Globalization;
+using Tunnel.Dataplane;
 using Tunnel.Wire;
 
 namespace Tunnel.Control.Configuration;
@@ -252,12 +253,45 @@ internal static class ConfigValues
         return number.Fault is null ? (int?)number.Value : number.Fault with { Hint = $"flow, or {number.Fault.Hint}" };
     }
 
+    /// <summary>A way for plain GRE: null for "auto".</summary>
+    public static Parsed<UnderlayPath?> UnderlayPath(string text)
+    {
+        if (text == UnderlayPathWords.Auto)
+            return (UnderlayPath?)null;
+
+        Parsed<int> word = Word(text, UnderlayPathWords.All, "a way for packets", [UnderlayPathWords.Auto, .. UnderlayPathWords.All]);
+        return word.Fault is null ? (UnderlayPath?)word.Value : word.Fault;
+    }
+
+    /// <summary>The number of workers: null for "auto".</summary>
+    public static Parsed<int?> Workers(string text)
+    {
+        if (text == "auto")
+            return (int?)null;
+
+        Parsed<int> number = Number(text, 1, DatapathConfig.MostWorkers, "a number of workers");
+        return number.Fault is null ? (int?)number.Value : number.Fault with { Hint = $"auto, or {number.Fault.Hint}" };
+    }
+
+    /// <summary>A busy-poll in microseconds, written as "50us" or "1ms": 0 for "off".</summary>
+    public static Parsed<int> BusyPoll(string text)
+    {
+        if (text == "off")
+            return 0;
+
+        int scale = text.EndsWith("us", StringComparison.Ordinal) ? 1 : text.EndsWith("ms", StringComparison.Ordinal) ? 1000 : 0;
+        Parsed<int> number = scale == 0 ? default : Number(text[..^2], 1, DatapathConfig.LongestBusyPoll / scale, string.Empty);
+        return scale > 0 && number.Fault is null
+            ? number.Value * scale
+            : new Fault($"{ConfigText.Quote(text)} is not a time to busy-poll", "off, or 1us to 1000us, as 50us or 1ms");
+    }
+
     /// <summary>An encapsulation's word, whether or not this version carries it.</summary>
-    public static Parsed<Encapsulation> Encapsulation(string text) => Word(text, EncapsulationWords.All, "an encapsulation");
+    public static Parsed<Encapsulation> Encapsulation(string text) => Encapsulation(text, EncapsulationWords.All, "an encapsulation");
 
     /// <summary>The word of an encapsulation that can be received.</summary>
     public static Parsed<Encapsulation> ReceivedEncapsulation(string text) =>
-        Word(text, EncapsulationWords.Receivable, "an encapsulation that is received");
+        Encapsulation(text, EncapsulationWords.Receivable, "an encapsulation that is received");
 
     /// <summary>What kind of special address this is, as "a loopback address"; null for a usable unicast one.</summary>
     private static string? SpecialName(InetAddress address)
@@ -293,16 +327,23 @@ internal static class ConfigValues
 
     private static int LongestPrefix(InetAddress address) => new IpPrefix(address, 0).MaxLength;
 
-    private static Parsed<Encapsulation> Word(string text, IReadOnlyList<string> words, string what)
+    private static Parsed<Encapsulation> Encapsulation(string text, IReadOnlyList<string> words, string what)
+    {
+        Parsed<int> word = Word(text, words, what, words);
+        return word.Fault is null ? (Encapsulation)word.Value : word.Fault;
+    }
+
+    // The index of the text among the words.
+    private static Parsed<int> Word(string text, IReadOnlyList<string> words, string what, IReadOnlyList<string> all)
     {
         for (int i = 0; i < words.Count; i++)
         {
             if (words[i] == text)
-                return (Encapsulation)i;
+                return i;
         }
 
-        string allowed = $"allowed: {string.Join(", ", words)}";
-        string? closest = ConfigText.Closest(text, words);
+        string allowed = $"allowed: {string.Join(", ", all)}";
+        string? closest = ConfigText.Closest(text, all);
         return new Fault($"{ConfigText.Quote(text)} is not {what}", closest is null ? allowed : $"did you mean {closest}? {allowed}");
     }
 

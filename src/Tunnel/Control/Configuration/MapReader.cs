@@ -119,14 +119,14 @@ internal sealed class MapReader
         if (!TryRead(key, ConfigValues.Encapsulation, out value))
             return false;
 
-        if (value is Encapsulation.Gre or Encapsulation.Auto)
+        if (value != Encapsulation.Direct)
             return true;
 
         _scope.Refuse(
             _entries[key].Value.Place,
             FieldOf(key),
-            $"{key} {value.ToWord()}: this version of tunneld carries gre only",
-            "write gre or auto");
+            $"{key} {value.ToWord()}: this version of tunneld carries gre and gre-udp only",
+            "write gre, gre-udp or auto");
         return false;
     }
 

@@ -55,6 +55,9 @@ internal sealed record NetworkConfig
     /// <summary>The underlay.</summary>
     public UnderlayConfig Underlay { get; init; } = new();
 
+    /// <summary>How packets are carried on this host.</summary>
+    public DatapathConfig Datapath { get; init; } = new();
+
     /// <summary>Overlay subnets behind this host. May be empty.</summary>
     public EquatableList<IpPrefix> Subnets { get; init; } = [];
 
@@ -68,10 +71,23 @@ internal sealed record NetworkConfig
     public IReadOnlyList<Encapsulation> Accepted =>
         Underlay.Accept.Count > 0 ? Underlay.Accept
         : Peers.Count > 0 ? [.. Peers.Select(EncapsulationOf).Distinct().Order()]
-        : [Carried(Underlay.Encapsulation)];
+        : [DefaultEncapsulation];
+
+    /// <summary>Whether plain GRE is received.</summary>
+    public bool AcceptsGre => Accepted.Contains(Encapsulation.Gre);
+
+    /// <summary>Whether GRE-in-UDP is received, at <see cref="UnderlayConfig.UdpPort"/>.</summary>
+    public bool AcceptsGreUdp => Accepted.Contains(Encapsulation.GreUdp);
+
+    /// <summary>The encapsulation for peers that name none, with <see cref="Encapsulation.Auto"/> resolved.</summary>
+    public Encapsulation DefaultEncapsulation => Carried(Underlay.Encapsulation);
 
     /// <summary>The encapsulation to use for a peer: its own or the default, with <see cref="Encapsulation.Auto"/> resolved.</summary>
     public Encapsulation EncapsulationOf(PeerConfig peer) => Carried(peer.Encapsulation ?? Underlay.Encapsulation);
+
+    /// <summary>The UDP port that a peer's packets go to; 0 where they go by plain GRE.</summary>
+    public ushort UdpPortOf(PeerConfig peer) =>
+        EncapsulationOf(peer) == Encapsulation.GreUdp ? (ushort)(peer.Endpoint.Port ?? Underlay.UdpPort) : (ushort)0;
 
     /// <summary>Finds a peer by its exact name; null where there is none.</summary>
     public PeerConfig? FindPeer(string name) => Peers.FirstOrDefault(peer => peer.Name == name);

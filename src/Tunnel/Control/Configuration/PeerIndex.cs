@@ -10,7 +10,9 @@ internal sealed class PeerIndex(NetworkConfig network)
 {
     private readonly Dictionary<IpPrefix, PeerConfig> _subnets = [];
     private readonly Dictionary<InetAddress, PeerConfig> _addresses = [];
-    private readonly Dictionary<(PeerEndpoint, uint?), PeerConfig> _inbound = [];
+
+    // By host and inbound key. A port is the one that packets go to; those that come may have any.
+    private readonly Dictionary<(string, uint?), PeerConfig> _inbound = [];
 
     // By family: the lengths of the subnets so far, and the endpoints' addresses in order.
     private readonly SortedSet<int>[] _lengths = [[], []];
@@ -31,13 +33,14 @@ internal sealed class PeerIndex(NetworkConfig network)
     public void Add(PeerConfig peer, string prefix, ConfigErrorList errors)
     {
         var report = new Report(peer, prefix, errors);
-        CheckPort(peer, report);
+        CheckEncapsulation(peer, report);
+        CheckSequence(peer, report);
         CheckEndpoint(peer, report);
         CheckMtu(peer, report);
         for (int i = 0; i < peer.Subnets.Count; i++)
             CheckSubnet(peer, peer.Subnets[i], $"subnets[{i}]", report);
 
-        _inbound.TryAdd((peer.Endpoint, peer.Key?.In), peer);
+        _inbound.TryAdd((peer.Endpoint.Host, peer.Key?.In), peer);
         if (!peer.Endpoint.IsName)
         {
             _addresses.TryAdd(peer.Endpoint.Address, peer);
@@ -55,16 +58,50 @@ internal sealed class PeerIndex(NetworkConfig network)
 
     private static string At(ConfigPlace place) => place.IsNone ? string.Empty : $" ({place})";
 
-    private void CheckPort(PeerConfig peer, Report report)
+    private void CheckEncapsulation(PeerConfig peer, Report report)
     {
-        if (peer.Endpoint.Port is not null && network.EncapsulationOf(peer) != Encapsulation.GreUdp)
-            report.Invalid("endpoint", $"endpoint {peer.Endpoint}: only gre-udp has ports", $"write {peer.Endpoint with { Port = null }}");
+        PeerEndpoint endpoint = peer.Endpoint;
+        Encapsulation used = network.EncapsulationOf(peer);
+        if (endpoint.Port is not null && used != Encapsulation.GreUdp)
+            report.Invalid("endpoint", $"endpoint {endpoint}: only gre-udp has ports", $"write {endpoint with { Port = null }}");
+
+        // A UDP socket is opened at each local address, and at all of a family only where none of either is named.
+        EquatableList<InetAddress> local = network.Underlay.Local;
+        if (used == Encapsulation.GreUdp && !endpoint.IsName && local.Count > 0 && local.All(own => own.IsIpv4 != endpoint.Address.IsIpv4))
+        {
+            string family = endpoint.Address.IsIpv4 ? "IPv4" : "IPv6";
+            report.Conflict(
+                "endpoint",
+                $"endpoint {endpoint} is {family}, of which underlay.local{At(network.Source.Find("underlay.local"))} has no address for gre-udp",
+                $"add this host's {family} address to underlay.local");
+        }
+
+        EquatableList<Encapsulation> accept = network.Underlay.Accept;
+        if (accept.Count > 0 && !accept.Contains(used))
+        {
+            report.Warn(
+                "encapsulation",
+                $"peer {peer.Name} uses {used.ToWord()}, which underlay.accept{At(network.Source.Find("underlay.accept"))} leaves out",
+                $"add {used.ToWord()} to it, unless the peer answers by another encapsulation");
+        }
+    }
+
+    // Sequence numbers are taken and checked by one thread, in the packets' order.
+    private void CheckSequence(PeerConfig peer, Report report)
+    {
+        if (peer.Sequence && network.Datapath.Workers is > 1)
+        {
+            report.Conflict(
+                "sequence",
+                $"sequence numbers need one worker, and datapath.workers is {network.Datapath.Workers}{At(network.Source.Find("datapath.workers"))}",
+                "set datapath: {workers: 1}, or leave sequence out");
+        }
     }
 
     private void CheckEndpoint(PeerConfig peer, Report report)
     {
         PeerEndpoint endpoint = peer.Endpoint;
-        if (_inbound.TryGetValue((endpoint, peer.Key?.In), out PeerConfig? twin))
+        if (_inbound.TryGetValue((endpoint.Host, peer.Key?.In), out PeerConfig? twin))
         {
             string key = peer.Key is { } keys ? $"with inbound key {keys.In}" : "without a key";
             report.Conflict(
@@ -213,5 +250,8 @@ internal sealed class PeerIndex(NetworkConfig network)
 
         public void Conflict(string field, string message, string hint) =>
             errors.Conflict(peer.Source.Find(field), prefix + field, message, hint);
+
+        public void Warn(string field, string message, string hint) =>
+            errors.Warn(peer.Source.Find(field), prefix + field, message, hint);
     }
 }

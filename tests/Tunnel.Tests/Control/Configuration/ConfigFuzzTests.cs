@@ -22,6 +22,7 @@ public class ConfigFuzzTests
           accept: [gre, gre-udp]
           udp-port: 4754
           source-port: flow
+        datapath: {receive: auto, send: packet, workers: 2, pin: true, busy-poll: 50us}
         subnets: [172.17.51.0/24]
         peers:
           vm2:

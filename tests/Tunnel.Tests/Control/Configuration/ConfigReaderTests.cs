@@ -1,4 +1,5 @@
 using Tunnel.Control.Configuration;
+using Tunnel.Dataplane;
 using Tunnel.Wire;
 using static Tunnel.Tests.Control.Configuration.ConfigTesting;
 
@@ -36,7 +37,7 @@ public class ConfigReaderTests
         ConfigResult<NetworkConfig> result = Parse(Golden);
 
         Assert.Empty(Lines(result.Errors));
-        Assert.Equal(["tun0.yaml:8:17: accept: gre-udp is not received by this version"], Lines(result.Warnings));
+        Assert.Empty(Lines(result.Warnings));
         var expected = new NetworkConfig
         {
             Name = "tun0",
@@ -104,6 +105,59 @@ public class ConfigReaderTests
         Assert.Equal([Encapsulation.Gre], network.Accepted);
     }
 
+    [Fact]
+    public void Datapath_is_read()
+    {
+        Assert.Equal(new DatapathConfig(null, null, null, false, 0), Network("datapath: {receive: auto, send: auto, workers: auto, pin: false, busy-poll: off}").Datapath);
+        Assert.Equal(new DatapathConfig(null, null, null, false, 0), Network("datapath:\nsubnets: []").Datapath);
+        Assert.Equal(
+            new DatapathConfig(UnderlayPath.Packet, UnderlayPath.Raw, 64, true, 50),
+            Network("datapath: {receive: packet, send: raw, workers: 64, pin: true, busy-poll: 50us}").Datapath);
+        Assert.Equal(1, Network("datapath: {workers: 1}\n" + Vm2With("sequence: true")).Datapath.Workers);
+    }
+
+    [Theory]
+    [InlineData("off", 0, "off")]
+    [InlineData("1us", 1, "1us")]
+    [InlineData("999us", 999, "999us")]
+    [InlineData("1000us", 1000, "1ms")]
+    [InlineData("1ms", 1000, "1ms")]
+    public void Busy_poll_is_a_time(string text, int microseconds, string shown)
+    {
+        DatapathConfig datapath = Network($"datapath: {{busy-poll: {text}}}").Datapath;
+
+        Assert.Equal((microseconds, shown), (datapath.BusyPollMicroseconds, datapath.BusyPollText));
+    }
+
+    [Fact]
+    public void Gre_udp_has_a_port_for_each_peer()
+    {
+        NetworkConfig network = Network("""
+            underlay: {local: [192.168.40.11, fd00:40::11], encapsulation: gre-udp, udp-port: 4800, source-port: 50000}
+            peers:
+              vm2: {endpoint: 192.168.40.12, subnets: [172.17.52.0/24]}
+              vm3: {endpoint: "[fd00:40::13]:4755", subnets: [172.17.53.0/24]}
+              vm4: {endpoint: 192.168.40.14, subnets: [172.17.54.0/24], encapsulation: gre}
+              vm5: {endpoint: "vm5.example.com:1", subnets: [172.17.55.0/24]}
+              vm6: {endpoint: 192.168.40.16, subnets: [172.17.56.0/24], encapsulation: auto}
+            """);
+
+        Assert.Equal([4800, 4755, 0, 1, 0], network.Peers.Select(network.UdpPortOf));
+        Assert.Equal(50000, network.Underlay.SourcePort);
+    }
+
+    [Fact]
+    public void A_peer_whose_encapsulation_is_not_received_is_a_warning()
+    {
+        ConfigResult<NetworkConfig> result = Parse("underlay: {accept: [gre-udp]}\n" + Vm2With("encapsulation: gre"));
+
+        Assert.True(result.IsValid);
+        Assert.Equal(
+            ["tun0.yaml:3:76: peer vm2 uses gre, which underlay.accept (tun0.yaml:1:20) leaves out (add gre to it, unless the peer answers by another encapsulation)"],
+            Lines(result.Warnings));
+        Assert.Empty(Parse("underlay: {accept: [gre-udp], encapsulation: gre-udp}\n" + Vm2With("key: 1")).Warnings);
+    }
+
     [Theory]
     [InlineData("")]
     [InlineData("# nothing but a comment\n")]
@@ -138,7 +192,7 @@ public class ConfigReaderTests
     {
         {
             "interfaces:\n  mtu: 1400\n",
-            ["tun0.yaml:1:1: unknown key \"interfaces\" in the file (did you mean interface? allowed: interface, underlay, subnets, peers)"]
+            ["tun0.yaml:1:1: unknown key \"interfaces\" in the file (did you mean interface? allowed: interface, underlay, datapath, subnets, peers)"]
         },
         {
             "underlay:\n  udp_port: 1\n  interfce: eth0\n  zzz: 1\n",
@@ -148,7 +202,8 @@ public class ConfigReaderTests
                 "tun0.yaml:4:3: unknown key \"zzz\" in underlay (allowed: local, interface, encapsulation, accept, udp-port, source-port)",
             ]
         },
-        { "mtu: 1400\n", ["tun0.yaml:1:1: unknown key \"mtu\" in the file (it belongs under interface; allowed: interface, underlay, subnets, peers)"] },
+        { "workers: 2\n", ["tun0.yaml:1:1: unknown key \"workers\" in the file (it belongs under datapath; allowed: interface, underlay, datapath, subnets, peers)"] },
+        { "mtu: 1400\n", ["tun0.yaml:1:1: unknown key \"mtu\" in the file (it belongs under interface; allowed: interface, underlay, datapath, subnets, peers)"] },
         { "interface: {mtu:1400}\n", ["tun0.yaml:1:13: unknown key \"mtu:1400\" in interface (write a space after the colon of mtu:)"] },
         {
             "peers:\n  vm2: {endpont: 192.168.40.12, subnets: [172.17.52.0/24]}\n",
@@ -186,7 +241,7 @@ public class ConfigReaderTests
 
     public static TheoryData<string, string[]> WrongShapes => new()
     {
-        { "just text\n", ["tun0.yaml:1:1: the file must be a map, not text (keys: interface, underlay, subnets, peers)"] },
+        { "just text\n", ["tun0.yaml:1:1: the file must be a map, not text (keys: interface, underlay, datapath, subnets, peers)"] },
         { "interface: [1]\n", ["tun0.yaml:1:12: interface must be a map, not a list (keys: addresses, mtu)"] },
         { "interface: {mtu: [1400]}\n", ["tun0.yaml:1:18: mtu must be one value, not a list (write the value alone)"] },
         { "interface: {mtu: }\n", ["tun0.yaml:1:13: mtu has no value (give one, or remove it)"] },
@@ -279,13 +334,29 @@ public class ConfigReaderTests
             ]
         },
         {
-            Vm2With("encapsulation: gre-udp, checksum: 1"),
+            Vm2With("encapsulation: direct, checksum: 1"),
             [
-                "tun0.yaml:2:76: encapsulation gre-udp: this version of tunneld carries gre only (write gre or auto)",
-                "tun0.yaml:2:95: checksum must be true or false, not \"1\" (without quotes)",
+                "tun0.yaml:2:76: encapsulation direct: this version of tunneld carries gre and gre-udp only (write gre, gre-udp or auto)",
+                "tun0.yaml:2:94: checksum must be true or false, not \"1\" (without quotes)",
             ]
         },
-        { "underlay: {encapsulation: direct}\n", ["tun0.yaml:1:27: encapsulation direct: this version of tunneld carries gre only (write gre or auto)"] },
+        { "underlay: {encapsulation: direct}\n", ["tun0.yaml:1:27: encapsulation direct: this version of tunneld carries gre and gre-udp only (write gre, gre-udp or auto)"] },
+        {
+            "datapath: {receive: Raw, send: xdp, workers: 0, pin: yes, busy-poll: 50}\n",
+            [
+                "tun0.yaml:1:21: receive: \"Raw\" is not a way for packets (did you mean raw? allowed: auto, raw, packet)",
+                "tun0.yaml:1:32: send: \"xdp\" is not a way for packets (allowed: auto, raw, packet)",
+                "tun0.yaml:1:46: workers: \"0\" is not a number of workers (auto, or a number from 1 to 64)",
+                "tun0.yaml:1:54: pin must be true or false, not \"yes\" (without quotes)",
+                "tun0.yaml:1:70: busy-poll: \"50\" is not a time to busy-poll (off, or 1us to 1000us, as 50us or 1ms)",
+            ]
+        },
+        { "datapath: {workers: 65}\n", ["tun0.yaml:1:21: workers: \"65\" is not a number of workers (auto, or a number from 1 to 64)"] },
+        { "datapath: {busy-poll: 0us}\n", ["tun0.yaml:1:23: busy-poll: \"0us\" is not a time to busy-poll (off, or 1us to 1000us, as 50us or 1ms)"] },
+        { "datapath: {busy-poll: 1001us}\n", ["tun0.yaml:1:23: busy-poll: \"1001us\" is not a time to busy-poll (off, or 1us to 1000us, as 50us or 1ms)"] },
+        { "datapath: {busy-poll: 2ms}\n", ["tun0.yaml:1:23: busy-poll: \"2ms\" is not a time to busy-poll (off, or 1us to 1000us, as 50us or 1ms)"] },
+        { "datapath: {busy-poll: 1.5us}\n", ["tun0.yaml:1:23: busy-poll: \"1.5us\" is not a time to busy-poll (off, or 1us to 1000us, as 50us or 1ms)"] },
+        { "datapath: {busy-poll: us}\n", ["tun0.yaml:1:23: busy-poll: \"us\" is not a time to busy-poll (off, or 1us to 1000us, as 50us or 1ms)"] },
     };
 
     public static TheoryData<string, string> WrongEndpoints => new()
@@ -348,10 +419,6 @@ public class ConfigReaderTests
             ["tun0.yaml:2:19: local 10.0.0.1 is also in interface.addresses (local is an address that this host has without tunneld)"]
         },
         {
-            "underlay: {accept: [gre-udp]}\n",
-            ["tun0.yaml:1:20: accept lacks gre, and so nothing would be received (add gre)"]
-        },
-        {
             "interface: {addresses: [10.0.201.1/24]}\nunderlay: {local: 192.168.40.11}\nsubnets: [172.17.51.0/24]\n"
                 + "peers:\n"
                 + "  vm2: {endpoint: 192.168.40.11, subnets: [172.17.51.0/24]}\n"
@@ -394,6 +461,24 @@ public class ConfigReaderTests
                 "tun0.yaml:2:44: subnet 0.0.0.0/0 holds the peer's own endpoint 192.168.40.12 (packets to the endpoint would enter the network again: split the subnet so that it leaves the endpoint out)",
                 "tun0.yaml:3:38: subnet ::/0 holds the peer's own endpoint fd00::3 (packets to the endpoint would enter the network again: split the subnet so that it leaves the endpoint out)",
             ]
+        },
+        {
+            "underlay: {local: 192.168.40.11, encapsulation: gre-udp}\npeers:\n"
+                + "  vm2: {endpoint: fd00:40::12, subnets: [172.17.52.0/24]}\n"
+                + "  vm3: {endpoint: fd00:40::13, subnets: [172.17.53.0/24], encapsulation: gre}\n"
+                + "  vm4: {endpoint: vm4.example.com, subnets: [172.17.54.0/24]}\n"
+                + "  vm5: {endpoint: \"192.168.40.15:4756\", subnets: [172.17.55.0/24]}\n"
+                + "  vm6: {endpoint: \"192.168.40.15:4755\", subnets: [172.17.56.0/24]}\n"
+                + "  vm7: {endpoint: \"192.168.40.15:4755\", subnets: [172.17.57.0/24], encapsulation: gre, key: 1}\n",
+            [
+                "tun0.yaml:3:19: endpoint fd00:40::12 is IPv6, of which underlay.local (tun0.yaml:1:19) has no address for gre-udp (add this host's IPv6 address to underlay.local)",
+                "tun0.yaml:7:19: endpoint 192.168.40.15:4755 without a key is already that of peer vm5 (tun0.yaml:6:19) (their packets could not be told apart: give each its own inbound key)",
+                "tun0.yaml:8:19: endpoint 192.168.40.15:4755: only gre-udp has ports (write 192.168.40.15)",
+            ]
+        },
+        {
+            "datapath: {workers: 2}\npeers:\n  vm2: {endpoint: 192.168.40.12, subnets: [172.17.52.0/24], sequence: true}\n",
+            ["tun0.yaml:3:71: sequence numbers need one worker, and datapath.workers is 2 (tun0.yaml:1:21) (set datapath: {workers: 1}, or leave sequence out)"]
         },
         {
             "peers:\n"

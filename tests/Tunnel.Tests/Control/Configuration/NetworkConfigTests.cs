@@ -140,6 +140,9 @@ public class NetworkConfigTests
         {
             ("10.0.201.1/24]", "10.0.201.1/24, fd00::1/64]"), ("]}\nunderlay", "], mtu: 1400}\nunderlay"), ("40.11", "40.10"),
             ("40.11}", "40.11, encapsulation: auto}"), ("40.11}", "40.11, accept: [gre]}"), ("40.11}", "40.11, udp-port: 1}"), ("40.11}", "40.11, source-port: 1}"),
+            ("subnets: [172.17.51", "datapath: {receive: raw}\nsubnets: [172.17.51"), ("subnets: [172.17.51", "datapath: {send: raw}\nsubnets: [172.17.51"),
+            ("subnets: [172.17.51", "datapath: {workers: 1}\nsubnets: [172.17.51"), ("subnets: [172.17.51", "datapath: {pin: true}\nsubnets: [172.17.51"),
+            ("subnets: [172.17.51", "datapath: {busy-poll: 1us}\nsubnets: [172.17.51"),
             ("local: 192.168.40.11", "interface: eth1"), ("51.0/24", "51.0/25"), ("vm2", "vm3"), ("40.12", "40.13"), (", 10.0.201.2/32", ""),
             ("32]", "32], key: 1"), ("32]", "32], checksum: true"), ("32]", "32], sequence: true"), ("32]", "32], encapsulation: gre"),
         })
@@ -159,5 +162,10 @@ public class NetworkConfigTests
         Assert.Equal([Encapsulation.Gre], Network(File).Accepted);
         Assert.Equal([Encapsulation.Gre], Network("underlay: {encapsulation: auto}").Accepted);
         Assert.Equal([Encapsulation.Gre, Encapsulation.GreUdp], Network("underlay: {accept: [gre, gre-udp]}").Accepted);
+        Assert.Equal([Encapsulation.GreUdp], Network("underlay: {encapsulation: gre-udp}").Accepted);
+        Assert.Equal([Encapsulation.Gre], Network("underlay: {encapsulation: gre-udp}\npeers:\n  a: {endpoint: b, subnets: [10.1.0.0/24], encapsulation: gre}").Accepted);
+        NetworkConfig both = Network("peers:\n  a: {endpoint: a, subnets: [10.1.0.0/24], encapsulation: gre-udp}\n  b: {endpoint: b, subnets: [10.2.0.0/24]}");
+        Assert.Equal([Encapsulation.Gre, Encapsulation.GreUdp], both.Accepted);
+        Assert.True(both.AcceptsGre && both.AcceptsGreUdp);
     }
 }

@@ -62,7 +62,7 @@ public class PeerReaderTests
         { $"{{{Endpoint}, {Subnets}, \"ephemeral\": []}}", "ephemeral", "ephemeral must be true or false, not a list (without quotes)" },
         { $"{{{Endpoint}, {Subnets}, \"key\": 4.2e1}}", "key", "key: \"4.2e1\" is not a key (0 to 4294967295, as 42, 0x2a or 0.0.0.42)" },
         { $"{{{Endpoint}, {Subnets}, \"key\": {{\"in\": 1}}}}", "key", "key has no out (give both, as {in: 1, out: 2}, or one number for both directions)" },
-        { $"{{{Endpoint}, {Subnets}, \"encapsulation\": \"gre-udp\"}}", "encapsulation", "encapsulation gre-udp: this version of tunneld carries gre only (write gre or auto)" },
+        { $"{{{Endpoint}, {Subnets}, \"encapsulation\": \"direct\"}}", "encapsulation", "encapsulation direct: this version of tunneld carries gre and gre-udp only (write gre, gre-udp or auto)" },
         { $"{{{Endpoint}, {Subnets}, {Endpoint}}}", "endpoint", "\"endpoint\" is there twice (keep one of them)" },
         { $"{{{Endpoint}, {Subnets}, \"key\": \"\\ud800\"}}", null, "a string is not valid Unicode (surrogate escapes such as \\ud800 stand in pairs)" },
         { $"{{{Endpoint}, {Subnets}, \"\\u001b\\n\": 1}}", "\\u001b\\u000a", "unknown key \"\\u001b\\u000a\" in the body (allowed: endpoint, subnets, encapsulation, key, checksum, sequence, ephemeral)" },
@@ -107,6 +107,8 @@ public class PeerReaderTests
         Assert.Equal(peer with { Checksum = false, Sequence = true }, PeerReader.Patch(peer, Json("""{"checksum": false, "sequence": true}""")).Value);
         Assert.Equal(peer with { Subnets = [Prefix("10.0.0.0/8")] }, PeerReader.Patch(peer, Json("""{"subnets": ["10.0.0.0/8"]}""")).Value);
         Assert.Equal(peer with { Origin = PeerOrigin.Stored, Encapsulation = null }, PeerReader.Patch(peer, Json("""{"ephemeral": false, "encapsulation": null}""")).Value);
+        Assert.Equal(Encapsulation.GreUdp, PeerReader.Patch(peer, Json("""{"encapsulation": "gre-udp"}""")).Value?.Encapsulation);
+        Assert.Equal(4755, PeerReader.Patch(peer, Json("""{"endpoint": "192.168.40.13:4755"}""")).Value?.Endpoint.Port);
         Assert.Equal("192.168.40.13", PeerReader.Patch(peer, Json("""{"endpoint": "192.168.40.13"}""")).Value?.Endpoint.Host);
     }
 
