@@ -9,7 +9,6 @@ using Tunnel.Control.Api;
 using Tunnel.Control.Configuration;
 using Tunnel.Dataplane;
 using Tunnel.Linux;
-using Tunnel.Wire;
 
 namespace Tunnel;
 
@@ -63,14 +62,8 @@ internal static partial class Daemon
         var notify = SdNotify.FromEnvironment();
         var events = new EventStream(TimeProvider.System);
         using var host = new HostNetwork();
-        TunDevice tun = TunDevice.OpenQueues(config.Name, 1)[0];
-        using var tunOwner = tun;
-        var offloads = new OffloadState(tun.EnableOffloads() | Offloads.UdpSegment | Offloads.UdpGro);
-        using var underlay = new HostUnderlay(SettingsOf(config), offloads);
+        using var threads = new PacketThreads(config, host);
         using var claims = new NamespaceLocks();
-
-        var routing = new RoutingHolder();
-        var networkCounters = new PeerCounters();
         HostLink device = host.FindLink(config.Name) ?? throw new StartException($"device {config.Name} was deleted while it was being set up");
         var parts = new NetworkParts(
             config.File,
@@ -78,13 +71,13 @@ internal static partial class Daemon
             new PeerStore(config.File, UnixFiles.SyncDirectory),
             host,
             claims,
-            routing,
-            [networkCounters],
-            () => underlay.ReceiveQueueDrops,
-            new PlainGreOnly(),
-            new RawPaths(),
+            threads.Routing,
+            threads.NetworkCounters,
+            () => threads.Underlay.ReceiveQueueDrops,
+            threads.Underlay,
+            threads.Underlay,
             () => [],
-            new OffloadState(Offloads.None),
+            threads.Offloads,
             warnings,
             events,
             TimeProvider.System);
@@ -92,14 +85,7 @@ internal static partial class Daemon
         using var signals = new Signals();
         await network.StartAsync();
 
-        var readiness = new PollReadiness(tun, underlay.Workers[0]);
-        underlay.OnSocketsChanged = readiness.Wake;
-        using var worker = new Worker(
-            $"{config.Name}-0",
-            new Outbound(tun, underlay.Workers[0], routing, networkCounters, offloads, worker: 0),
-            new Inbound(underlay.Workers[0], tun, routing, networkCounters, offloads, worker: 0),
-            readiness);
-        worker.Start();
+        threads.Start();
         await using ControlApi api = await ControlApi.StartAsync(socketPath, network, events, log);
         if (UnixFiles.SetSocketAccess(socketPath) is string problem)
         {
@@ -110,18 +96,9 @@ internal static partial class Daemon
         notify.Ready($"network {config.Name}, {config.Peers.Count} peers");
         LogReady(log, config.Name, device.Index, config.Peers.Count);
 
-        await await Task.WhenAny(signals.Stopped, worker.Ended);
+        await await Task.WhenAny(signals.Stopped, threads.Ended);
         notify.Stopping();
         LogStopping(log, config.Name);
-    }
-
-    // Where the configuration wants a family, its absence is an error; otherwise a host without IPv6 simply has none.
-    private static UnderlaySettings SettingsOf(NetworkConfig config)
-    {
-        InetAddress ipv4 = config.Underlay.Local.FirstOrDefault(address => address.IsIpv4);
-        InetAddress ipv6 = config.Underlay.Local.FirstOrDefault(address => address.IsIpv6);
-        bool needsIpv6 = !ipv6.IsNone || config.Peers.Any(peer => peer.Endpoint.Address.IsIpv6);
-        return new UnderlaySettings(ipv4, needsIpv6 || Socket.OSSupportsIPv6 ? ipv6 : null);
     }
 
     // A socket file that nobody answers is left from a process that was killed. The network's lock, held by now, keeps others of
@@ -200,27 +177,6 @@ internal static partial class Daemon
 
     /// <summary>The network can't be served; the message is one line with the cure.</summary>
     private sealed class StartException(string message) : Exception(message);
-
-    // The underlay has raw sockets only.
-    private sealed class PlainGreOnly : IUnderlayReception
-    {
-        public void Accept(bool gre, bool greUdp)
-        {
-            if (greUdp)
-            {
-                throw new UnderlayException("gre-udp is not carried by this build", "use gre");
-            }
-        }
-    }
-
-    private sealed class RawPaths : IUnderlayPaths
-    {
-        public (UnderlayPath Receive, UnderlayPath Send) Paths => (UnderlayPath.Raw, UnderlayPath.Raw);
-
-        public void UsePaths(UnderlayPath receive, UnderlayPath send)
-        {
-        }
-    }
 
     private sealed class Signals : IDisposable
     {

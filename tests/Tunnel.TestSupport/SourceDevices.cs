@@ -79,18 +79,23 @@ internal static class SourceDevices
         return batch.Count;
     }
 
-    // The data plane hands over each packet as one piece today; a device of several pieces would have to gather them first.
+    [ThreadStatic]
+    private static byte[]? _gathered;
+
     public static void Empty(GatherBatch batch, IPacketSink sink)
     {
+        byte[] gathered = _gathered ??= new byte[PacketBatch.MaxPacket];
         for (int i = 0; i < batch.Count; i++)
         {
             ReadOnlySpan<Piece> pieces = batch.Pieces(i);
-            if (pieces.Length != 1)
+            int length = 0;
+            foreach (ref readonly Piece piece in pieces)
             {
-                throw new NotSupportedException("packets of several pieces");
+                piece.Span.CopyTo(gathered.AsSpan(length));
+                length += piece.Length;
             }
 
-            batch[i].Result = sink.Take(pieces[0].Span, batch[i].Offload);
+            batch[i].Result = sink.Take(pieces.Length == 1 ? pieces[0].Span : gathered.AsSpan(0, length), batch[i].Offload);
         }
     }
 }

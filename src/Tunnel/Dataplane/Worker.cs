@@ -9,6 +9,7 @@ public sealed class Worker : IDisposable
     private readonly Outbound _outbound;
     private readonly Inbound _inbound;
     private readonly IReadiness _readiness;
+    private readonly Action? _prepare;
     private readonly Thread _thread;
     private readonly TaskCompletionSource _ended = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private volatile bool _stopping;
@@ -18,8 +19,10 @@ public sealed class Worker : IDisposable
     /// <param name="outbound">Its outbound half.</param>
     /// <param name="inbound">Its inbound half.</param>
     /// <param name="readiness">Where it sleeps. The worker owns it.</param>
-    public Worker(string name, Outbound outbound, Inbound inbound, IReadiness readiness)
+    /// <param name="prepare">What the thread calls first, if anything.</param>
+    public Worker(string name, Outbound outbound, Inbound inbound, IReadiness readiness, Action? prepare = null)
     {
+        _prepare = prepare;
         _outbound = outbound;
         _inbound = inbound;
         _readiness = readiness;
@@ -53,6 +56,7 @@ public sealed class Worker : IDisposable
     {
         try
         {
+            _prepare?.Invoke();
             while (!_readiness.Wait().HasFlag(Ready.Stopped))
             {
                 // Both ways in turn, whichever woke the thread: an answer is often there by the time the question is written.

@@ -6,18 +6,29 @@ namespace Tunnel.Linux;
 /// <summary>What the sockets of the underlay are opened with.</summary>
 /// <param name="Ipv4">The local IPv4 address, <see cref="InetAddress.None"/> for every one; null for no IPv4.</param>
 /// <param name="Ipv6">The same for IPv6.</param>
+/// <param name="IsBound">Whether the local addresses are configured: then GRE-in-UDP is received in their families only.</param>
 /// <param name="UdpPort">The port at which GRE-in-UDP is received.</param>
 /// <param name="SourcePort">The port that GRE-in-UDP is sent from; null for several, by flow.</param>
 /// <param name="LinkMtu">The MTU of the underlay's links in bytes: what a ring's frames are to take.</param>
 /// <param name="Workers">How many workers there are.</param>
 internal sealed record UnderlaySettings(
-    InetAddress? Ipv4, InetAddress? Ipv6, ushort UdpPort = 4754, ushort? SourcePort = null, int LinkMtu = 1500, int Workers = 1);
+    InetAddress? Ipv4,
+    InetAddress? Ipv6,
+    bool IsBound = false,
+    ushort UdpPort = 4754,
+    ushort? SourcePort = null,
+    int LinkMtu = 1500,
+    int Workers = 1)
+{
+    /// <summary>Whether a family's UDP port is opened.</summary>
+    public bool ReceivesUdp(InetAddress? local) => local is InetAddress address && (!IsBound || !address.IsNone);
+}
 
 /// <summary>
 /// The sockets of all workers: opens what the control plane wants in use, and shares packets out among the workers by inner flow.
 /// Thread rule: the control plane's calls are serialised inside; <see cref="Workers"/> are each used by their own thread.
 /// </summary>
-internal sealed class HostUnderlay : IUnderlayPaths, IDisposable
+internal sealed class HostUnderlay : IUnderlayPaths, IUnderlayReception, IDisposable
 {
     // A frame begins with its own header, the link-layer header and the word about checksum and segments.
     private const int FrameOverhead = 128;
@@ -70,19 +81,19 @@ internal sealed class HostUnderlay : IUnderlayPaths, IDisposable
     public long ReceiveQueueDrops => _workers.Sum(worker => worker.ReceiveQueueDrops);
 
     /// <inheritdoc/>
-    /// <exception cref="DeviceOpenException">A packet socket cannot be opened; nothing has changed.</exception>
+    /// <exception cref="UnderlayException">A packet socket cannot be opened; nothing has changed.</exception>
     public void UsePaths(UnderlayPath receive, UnderlayPath send)
     {
         lock (_lock)
         {
             if (receive == UnderlayPath.Packet && _settings.Ipv4 is not null)
             {
-                OpenRings();
+                Try(OpenRings);
             }
 
             if (send == UnderlayPath.Packet)
             {
-                OpenPacketSenders();
+                Try(OpenPacketSenders);
             }
 
             for (int i = 0; i < _workers.Length; i++)
@@ -97,15 +108,14 @@ internal sealed class HostUnderlay : IUnderlayPaths, IDisposable
         OnSocketsChanged?.Invoke();
     }
 
-    /// <summary>Changes which encapsulations are received.</summary>
-    /// <exception cref="DeviceOpenException">The UDP port cannot be used; nothing has changed.</exception>
+    /// <inheritdoc/>
     public void Accept(bool gre, bool greUdp)
     {
         lock (_lock)
         {
             if (greUdp)
             {
-                OpenReceivers();
+                Try(OpenReceivers);
             }
 
             foreach (WorkerUnderlay worker in _workers)
@@ -132,6 +142,18 @@ internal sealed class HostUnderlay : IUnderlayPaths, IDisposable
         foreach (PacketSender? sender in _packetSenders)
         {
             sender?.Dispose();
+        }
+    }
+
+    private static void Try(Action open)
+    {
+        try
+        {
+            open();
+        }
+        catch (DeviceOpenException refused)
+        {
+            throw new UnderlayException(refused.Message, refused.Hint);
         }
     }
 
@@ -220,12 +242,12 @@ internal sealed class HostUnderlay : IUnderlayPaths, IDisposable
         bool isShared = _workers.Length > 1 || _settings.SourcePort == _settings.UdpPort;
         foreach (WorkerUnderlay worker in _workers)
         {
-            if (_settings.Ipv4 is InetAddress local4)
+            if (_settings.ReceivesUdp(_settings.Ipv4) && _settings.Ipv4 is InetAddress local4)
             {
                 worker.Udp4 ??= new UdpReceiver(isIpv6: false, local4, _settings.UdpPort, isShared);
             }
 
-            if (_settings.Ipv6 is InetAddress local6)
+            if (_settings.ReceivesUdp(_settings.Ipv6) && _settings.Ipv6 is InetAddress local6)
             {
                 worker.Udp6 ??= new UdpReceiver(isIpv6: true, local6, _settings.UdpPort, isShared);
             }

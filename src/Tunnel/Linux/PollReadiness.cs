@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using Tmds.Linux;
 using Tunnel.Dataplane;
 using static Tmds.Linux.LibC;
@@ -18,12 +19,17 @@ internal sealed unsafe class PollReadiness : IReadiness
     private readonly TunDevice _tun;
     private readonly WorkerUnderlay _underlay;
     private readonly PinnedArray<pollfd> _entries = new(EntryCount);
+    private readonly long _busyTicks;
     private volatile bool _stopped;
 
     /// <summary>Makes the wait for one worker.</summary>
+    /// <param name="tun">Its TUN queue.</param>
+    /// <param name="underlay">Its sockets.</param>
+    /// <param name="busyMicroseconds">How long to look for packets before the thread sleeps, in microseconds.</param>
     /// <exception cref="DeviceOpenException">There is no descriptor left.</exception>
-    public PollReadiness(TunDevice tun, WorkerUnderlay underlay)
+    public PollReadiness(TunDevice tun, WorkerUnderlay underlay, int busyMicroseconds = 0)
     {
+        _busyTicks = Stopwatch.Frequency * busyMicroseconds / 1_000_000;
         SysResult created = SysResult.From(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
         _wake = created.IsError
             ? throw new DeviceOpenException($"cannot create an eventfd: {created.Reason}", "raise the limit of open files (LimitNOFILE=)")
@@ -45,7 +51,7 @@ internal sealed unsafe class PollReadiness : IReadiness
         Watch(UnderlayEntry + 3, _underlay.Udp6?.Descriptor ?? -1);
         Watch(UnderlayEntry + 4, _underlay.Ring?.Descriptor ?? -1);
         _underlay.PrepareWait();
-        if (Sys.Poll(_entries.Address, EntryCount, -1) == 0)
+        if (!IsReadyWhileBusy() && Sys.Poll(_entries.Address, EntryCount, -1) == 0)
         {
             return Ready.None;
         }
@@ -85,6 +91,29 @@ internal sealed unsafe class PollReadiness : IReadiness
 
     /// <inheritdoc/>
     public void Dispose() => _wake.Dispose();
+
+    // Looks again and again for as long as configured. Whoever else wants the processor gets it.
+    private bool IsReadyWhileBusy()
+    {
+        if (_busyTicks == 0)
+        {
+            return false;
+        }
+
+        long end = Stopwatch.GetTimestamp() + _busyTicks;
+        do
+        {
+            if (Sys.Poll(_entries.Address, EntryCount, 0) > 0)
+            {
+                return true;
+            }
+
+            _ = Uapi.sched_yield();
+        }
+        while (Stopwatch.GetTimestamp() < end);
+
+        return false;
+    }
 
     private Ready ReadyOf()
     {

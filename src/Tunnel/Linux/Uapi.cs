@@ -71,6 +71,18 @@ internal static unsafe partial class Uapi
     [LibraryImport("libc", SetLastError = true)]
     public static partial int recvmmsg(int sockfd, mmsghdr* msgvec, uint vlen, int flags, void* timeout);
 
+    /// <summary>sched_getaffinity(2)</summary>
+    [LibraryImport("libc", SetLastError = true)]
+    public static partial int sched_getaffinity(int pid, nuint cpusetsize, void* mask);
+
+    /// <summary>sched_setaffinity(2)</summary>
+    [LibraryImport("libc", SetLastError = true)]
+    public static partial int sched_setaffinity(int pid, nuint cpusetsize, void* mask);
+
+    /// <summary>sched_yield(2)</summary>
+    [LibraryImport("libc")]
+    public static partial int sched_yield();
+
     /// <summary>getgrnam_r(3); returns the error number and leaves errno alone.</summary>
     [LibraryImport("libc")]
     public static partial int getgrnam_r(byte* name, group* grp, byte* buf, nuint buflen, group** result);

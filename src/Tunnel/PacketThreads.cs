@@ -1,0 +1,103 @@
+using System.Net.Sockets;
+using Tunnel.Control;
+using Tunnel.Control.Configuration;
+using Tunnel.Dataplane;
+using Tunnel.Linux;
+using Tunnel.Wire;
+
+namespace Tunnel;
+
+/// <summary>
+/// The packet side of a network, put together: the TUN device's queues, the underlay's sockets, and a worker for each. Part of the
+/// composition root.
+/// </summary>
+internal sealed class PacketThreads : IDisposable
+{
+    private const int UsualLinkMtu = 1500;
+
+    private readonly TunDevice[] _queues;
+    private readonly Worker[] _workers;
+
+    /// <summary>Opens device and sockets; <see cref="Start"/> starts the workers.</summary>
+    /// <param name="config">The configuration to start with.</param>
+    /// <param name="host">The host's links.</param>
+    /// <exception cref="DeviceOpenException">The device or a socket cannot be opened; says why and what to do.</exception>
+    public PacketThreads(NetworkConfig config, IHostNetwork host)
+    {
+        int count = WorkerCount.Choose(config, Environment.ProcessorCount);
+        _queues = TunDevice.OpenQueues(config.Name, count);
+        _workers = new Worker[count];
+        try
+        {
+            Offloads = new OffloadState(_queues[0].EnableOffloads() | Dataplane.Offloads.UdpSegment | Dataplane.Offloads.UdpGro);
+            Underlay = new HostUnderlay(SettingsOf(config, host, count), Offloads);
+            NetworkCounters = [.. _queues.Select(_ => new PeerCounters())];
+            var waits = new PollReadiness[count];
+            for (int i = 0; i < count; i++)
+            {
+                waits[i] = new PollReadiness(_queues[i], Underlay.Workers[i], config.Datapath.BusyPollMicroseconds);
+                _workers[i] = new Worker(
+                    $"{config.Name}-{i}",
+                    new Outbound(_queues[i], Underlay.Workers[i], Routing, NetworkCounters[i], Offloads, i),
+                    new Inbound(Underlay.Workers[i], _queues[i], Routing, NetworkCounters[i], Offloads, i),
+                    waits[i],
+                    config.Datapath.Pin ? CpuAffinity.PinTo(i) : null);
+            }
+
+            Underlay.OnSocketsChanged = () => Array.ForEach(waits, wait => wait.Wake());
+        }
+        catch
+        {
+            Dispose();
+            throw;
+        }
+    }
+
+    /// <summary>Where the workers find the routing snapshot.</summary>
+    public RoutingHolder Routing { get; } = new();
+
+    /// <summary>What each worker counts for no peer.</summary>
+    public PeerCounters[] NetworkCounters { get; }
+
+    /// <summary>Which offloads are in use.</summary>
+    public OffloadState Offloads { get; }
+
+    /// <summary>The workers' sockets.</summary>
+    public HostUnderlay Underlay { get; }
+
+    /// <summary>Completes when the first worker has ended, with the exception that ended it.</summary>
+    public Task Ended => Task.WhenAny(_workers.Select(worker => worker.Ended)).Unwrap();
+
+    /// <summary>Starts the workers.</summary>
+    public void Start() => Array.ForEach(_workers, worker => worker.Start());
+
+    /// <summary>Stops the workers, then closes sockets and device.</summary>
+    public void Dispose()
+    {
+        foreach (Worker? worker in _workers)
+        {
+            worker?.Dispose();
+        }
+
+        Underlay?.Dispose();
+        Array.ForEach(_queues, queue => queue.Dispose());
+    }
+
+    // Where the configuration wants a family, its absence is an error; otherwise a host without IPv6 simply has none. Where local
+    // addresses are configured, only GRE-in-UDP's own families are received.
+    private static UnderlaySettings SettingsOf(NetworkConfig config, IHostNetwork host, int workers)
+    {
+        InetAddress ipv4 = config.Underlay.Local.FirstOrDefault(address => address.IsIpv4);
+        InetAddress ipv6 = config.Underlay.Local.FirstOrDefault(address => address.IsIpv6);
+        bool needsIpv6 = !ipv6.IsNone || config.Peers.Any(peer => peer.Endpoint.Address.IsIpv6);
+        HostLink? link = config.Underlay.Interface is string name ? host.FindLink(name) : ipv4.IsNone ? null : host.FindLinkWithAddress(ipv4);
+        return new UnderlaySettings(
+            ipv4,
+            needsIpv6 || Socket.OSSupportsIPv6 ? ipv6 : null,
+            config.Underlay.Local.Count > 0,
+            (ushort)config.Underlay.UdpPort,
+            (ushort?)config.Underlay.SourcePort,
+            link?.Mtu ?? UsualLinkMtu,
+            workers);
+    }
+}
