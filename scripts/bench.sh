@@ -67,7 +67,7 @@ while (($#)); do
         default | wire) profiles=("$2") ;;
         *) usage_error "not a profile: $2" ;;
       esac ;;
-    --rounds) [[ $2 =~ ^[0-9]+$ ]] && (($2 >= 3)) || usage_error "--rounds takes a number from 3 up, not $2 (--quick takes one round)"; rounds=$2 ;;
+    --rounds) [[ $2 =~ ^([3-9]|[1-9][0-9]+)$ ]] || usage_error "--rounds takes a number from 3 up, not $2 (--quick takes one round)"; rounds=$2 ;;
     --seconds) [[ $2 =~ ^[1-9][0-9]*$ ]] || usage_error "--seconds takes a number from 1 up, not $2"; seconds=$2 ;;
     --only) only=$2 ;;
     --datapath) datapath=$2 ;;
@@ -151,7 +151,8 @@ cd "$netlab_dir"
 counter() {
   local host=$1 device=$2
   shift 2
-  netlab_in "$host" awk '{ sum += $1 } END { print sum + 0 }' "${@/#//sys/class/net/$device/statistics/}" 2>/dev/null || echo 0
+  # shellcheck disable=SC2016
+  netlab_in "$host" awk '{ sum += $1 } END { printf "%.0f\n", sum }' "${@/#//sys/class/net/$device/statistics/}" 2>/dev/null || echo 0
 }
 
 # What the underlay's and the tunnel's devices of both hosts have dropped.
@@ -166,7 +167,7 @@ drops() {
 }
 
 # The whole machine's busy time, in clock ticks: user, nice, system, irq, softirq of proc_stat(5). What a guest runs is in user.
-busy() { awk '$1 == "cpu" { print $2 + $3 + $4 + $7 + $8 }' /proc/stat; }
+busy() { awk '$1 == "cpu" { printf "%.0f\n", $2 + $3 + $4 + $7 + $8 }' /proc/stat; }
 ticks_per_second=$(getconf CLK_TCK)
 
 # The processes in both hosts.
@@ -215,6 +216,7 @@ tcp() {
   iperf "$seconds" -C cubic "$@" || return 0
   cpu=$(($(busy) - cpu)) bytes=$(($(counter "$sender" eth1 tx_bytes) - bytes)) packets=$(($(counter "$sender" eth1 tx_packets) - packets))
   received=$(jq .end.sum_received.bytes iperf.json)
+  [[ $(jq -r .end.sender_tcp_congestion iperf.json) == cubic ]] || problem "$name: the sender did not use cubic"
   if ((bytes < received)); then
     problem "$name: the underlay carried less than arrived, so it was bypassed"
     return 0
@@ -265,7 +267,7 @@ memory() {
 # Captures a few pings on the underlay: each must be there in the variant's own wire format, and none as it left the sender.
 goes_through() {
   local tcpdump
-  netlab_start vm2 "$netlab_dir/tcpdump.log" tcpdump -i eth1 -s 128 -U -Z root -w "$netlab_dir/check.pcap"
+  netlab_start vm2 "$netlab_dir/tcpdump.log" tcpdump -i eth1 -s 128 --immediate-mode -U -Z root -w "$netlab_dir/check.pcap"
   tcpdump=$(netlab_identify "$netlab_pid")
   netlab_await 5 grep -q listening "$netlab_dir/tcpdump.log" || { reason="tcpdump does not start"; stop "$tcpdump"; return 1; }
   netlab_in vm1 ping -n -q -c 10 -i 0.02 -s 1000 "$target" >/dev/null || true
@@ -282,6 +284,9 @@ goes_through() {
   return 1
 }
 captured() { tcpdump -n -r "$netlab_dir/check.pcap" "$1" 2>/dev/null | wc -l; }
+
+# devices HOST: their names, on one line.
+devices() { netlab_in "vm$1" ls /sys/class/net | tr '\n' ' '; }
 
 # Sets target, tunnel_device and tunnel_processes, or reason.
 bring_up() {
@@ -319,16 +324,17 @@ bring_up() {
   goes_through || true
 }
 
+# Ends the variant's processes and deletes every device that was not there before.
 take_down() {
   local n device
   if declare -F "down_$variant" >/dev/null && [[ ${kind[$variant]} == yours ]]; then "down_$variant" || true; fi
   stop "${tunnel_processes[@]}"
-  if declare -F "down_$variant" >/dev/null && [[ ${kind[$variant]} != yours ]]; then "down_$variant"; fi
   for n in 1 2; do
-    for device in $(ip -n "$netlab_name-vm$n" -o addr show to "$(overlay "$n")" | awk '{ print $2 }'); do
-      ip -n "$netlab_name-vm$n" link del "$device"
+    for device in $(devices "$n"); do
+      [[ " ${devices_before[n]} " == *" $device "* ]] || ip -n "$netlab_name-vm$n" link del "$device" 2>/dev/null || true
     done
   done
+  if declare -F "down_$variant" >/dev/null && [[ ${kind[$variant]} != yours ]]; then "down_$variant"; fi
 }
 
 # One variant in one round. Its figures become a line of the file rounds.
@@ -358,11 +364,12 @@ measure() {
   take_down
   printf '\n'
   jq -nc --arg profile "$profile" --argjson round "$round" --arg variant "$variant" --argjson show "${show:-null}" '
-    ($ARGS.positional | index("--") as $end | .[:$end]) as $figures
-    | ($ARGS.positional | index("--") as $end | .[$end + 1:]) as $problems
+    $ARGS.positional as $all
+    | ($all | index("problems:")) as $cut
+    | $all[:$cut] as $figures | $all[$cut + 1:] as $problems
     | {$profile, $round, $variant, problems: $problems}
       + ([range(0; $figures | length; 2) | {($figures[.]): ($figures[. + 1] | tonumber? // null)}] | add // {})
-      + (if $show then {$show} else {} end)' --args "${figures[@]}" -- -- "${problems[@]}" >>"$netlab_dir/rounds"
+      + (if $show then {$show} else {} end)' --args "${figures[@]}" problems: "${problems[@]}" >>"$netlab_dir/rounds"
 }
 
 # The machine and the settings of the run.
@@ -397,9 +404,8 @@ described() {
 
 netlab_hosts 2
 for n in 1 2; do
-  # Both are defaults of most machines, not of all. What TCP learnt about a path would go from one tunnel to the next, because
-  # they have the same addresses.
-  netlab_in "vm$n" sh -c 'echo cubic >/proc/sys/net/ipv4/tcp_congestion_control; echo 1 >/proc/sys/net/ipv4/tcp_no_metrics_save'
+  # What TCP learnt about a path would go from one tunnel to the next, because they have the same addresses.
+  netlab_in "vm$n" sh -c 'echo 1 >/proc/sys/net/ipv4/tcp_no_metrics_save'
   netlab_ip "vm$n" <<<"link set eth1 mtu 1500"
 done
 
@@ -410,7 +416,7 @@ busy_before=$(awk -v t=$(($(busy) - busy_before)) -v hz="$ticks_per_second" -v n
 ((busy_before < 5)) || say "this machine is busy with other things ($busy_before %); the figures suffer"
 say "${#variants[@]} variants, profiles: ${profiles[*]}, $rounds round(s): about $((${#variants[@]} * ${#profiles[@]} * rounds * (4 * seconds + 9) / 60 + 1)) minutes"
 
-tunnel_device=() tunnel_processes=()
+tunnel_device=() tunnel_processes=() devices_before=('' "$(devices 1)" "$(devices 2)")
 : >rounds
 for profile in "${profiles[@]}"; do
   [[ $profile != wire ]] || netlab_wire

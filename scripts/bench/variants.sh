@@ -6,7 +6,7 @@
 #   wire[NAME]      a pcap filter for its packets on the underlay, by which bench.sh makes sure that traffic goes through it
 #   packages[NAME]  what it needs: COMMAND:PACKAGE ..., as install_missing takes it
 #   up_NAME         makes it on both hosts; what it prints last says why it failed
-#   down_NAME       optional; what ending its processes and deleting its device doesn't undo
+#   down_NAME       optional; what ending its processes and deleting its devices doesn't undo
 #
 # A tunnel's device is the one that has the host's overlay address. Its processes are those that up_NAME left in the hosts'
 # namespaces. Each up_NAME runs in a subshell with set -e.
@@ -73,6 +73,7 @@ up_ovs() {
     device "$n" int 1462
   done
 }
+# Its devices outlive it, and so must be gone before their address comes back.
 down_ovs() {
   local n
   for n in 1 2; do
