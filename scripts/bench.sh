@@ -77,7 +77,9 @@ while (($#)); do
   esac
   shift 2
 done
-[[ ! $quick ]] || rounds=1 seconds=2
+# Of each measurement set; it is also when a just-in-time compiler does its work.
+warm_up=2
+[[ ! $quick ]] || rounds=1 seconds=2 warm_up=1
 if [[ $only ]]; then
   IFS=, read -ra variants <<<"$only"
   for variant in "${variants[@]}"; do [[ ${title[$variant]-} ]] || usage_error "not a variant: $variant"; done
@@ -129,7 +131,9 @@ install_peer() {
   command -v systemctl >/dev/null || return 0
   for package in "${missing[@]}"; do
     while read -r unit; do
-      systemctl --quiet disable "$(basename "$unit")" 2>/dev/null && say "disabled the service $(basename "$unit") of the package $package"
+      unit=$(basename "$unit")
+      [[ $(systemctl is-enabled "$unit" 2>/dev/null) == enabled ]] || continue
+      systemctl --quiet disable "$unit" 2>/dev/null && say "disabled the service $unit of the package $package"
     done < <(dpkg -L "$package" | grep -E '^(/usr)?/lib/systemd/system/[^@/]+\.service$')
   done
   return 0
@@ -337,10 +341,26 @@ take_down() {
   if declare -F "down_$variant" >/dev/null && [[ ${kind[$variant]} != yours ]]; then "down_$variant"; fi
 }
 
+# busy_share SECONDS: how busy the machine is, in percent.
+busy_share() {
+  local before
+  before=$(busy)
+  sleep "$1"
+  awk -v t=$(($(busy) - before)) -v hz="$ticks_per_second" -v n="$(nproc)" -v s="$1" 'BEGIN { printf "%.0f\n", 100 * t / hz / n / s }'
+}
+
+# Others' work on this machine would count as the tunnel's. It is waited for, not for long, and what remains is recorded.
+settle() {
+  local deadline=$((SECONDS + 20))
+  while busy_before=$(busy_share 0.4); ((busy_before >= 10 && SECONDS < deadline)); do :; done
+  ((busy_before < 10)) || problem "$busy_before % of the machine was busy with other things before it began"
+}
+
 # One variant in one round. Its figures become a line of the file rounds.
 measure() {
-  local figures=() problems=() before show=null
+  local figures=() problems=() before busy_before show=null
   printf '%s, round %d of %d, %s: ' "$profile" "$round" "$rounds" "$variant"
+  settle
   bring_up
   if [[ $reason ]]; then
     printf 'not available: %s\n' "$reason"
@@ -349,11 +369,12 @@ measure() {
     return
   fi
 
-  iperf 1 -C cubic || true
+  iperf "$warm_up" -C cubic || true
   before=$(drops)
   tcp tcp1
   tcp tcp4 -P 4
   tcp reverse -R
+  figure busy_before "$busy_before"
   figure drops $(($(drops) - before))
   latency
   before=$(drops)
@@ -385,11 +406,11 @@ machine() {
   [[ ! ${TUNNEL_DIST-} ]] || versions+=(tunneld "$(tunneld --version | sed 's/^tunneld //') ($(git -C "$repo" describe --always --dirty 2>/dev/null || echo "no git"))")
   versions+=(iperf3 "$(iperf3 --version | awk 'NR == 1 { print $2 }')")
   jq -n --arg cpu "$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)" --argjson cores "$(nproc)" --arg kernel "$(uname -r)" \
-    --arg date "$(date -u +%Y-%m-%dT%H:%M:%SZ)" --argjson busy "$busy_before" --argjson seconds "$seconds" --argjson rounds "$rounds" \
+    --arg date "$(date -u +%Y-%m-%dT%H:%M:%SZ)" --argjson seconds "$seconds" --argjson warm_up "$warm_up" --argjson rounds "$rounds" \
     --argjson quick "${quick:-0}" --arg datapath "$datapath" --arg arch "$(uname -m)" '
     ($ARGS.positional) as $v
-    | {machine: {cpu: (if $cpu == "" then $arch else $cpu end), $cores, $kernel, busy_before_percent: $busy}, $date,
-       settings: {$seconds, $rounds, quick: ($quick == 1), $datapath, congestion_control: "cubic", mtu: 1500},
+    | {machine: {cpu: (if $cpu == "" then $arch else $cpu end), $cores, $kernel}, $date,
+       settings: {$seconds, $warm_up, $rounds, quick: ($quick == 1), $datapath, congestion_control: "cubic", mtu: 1500},
        versions: ([range(0; $v | length; 2) | {($v[.]): $v[. + 1]}] | add)}' --args "${versions[@]}"
 }
 
@@ -409,12 +430,7 @@ for n in 1 2; do
   netlab_ip "vm$n" <<<"link set eth1 mtu 1500"
 done
 
-# Others' work on this machine counts as the tunnels'. It is recorded.
-busy_before=$(busy)
-sleep 2
-busy_before=$(awk -v t=$(($(busy) - busy_before)) -v hz="$ticks_per_second" -v n="$(nproc)" 'BEGIN { printf "%.0f", 100 * t / hz / n / 2 }')
-((busy_before < 5)) || say "this machine is busy with other things ($busy_before %); the figures suffer"
-say "${#variants[@]} variants, profiles: ${profiles[*]}, $rounds round(s): about $((${#variants[@]} * ${#profiles[@]} * rounds * (4 * seconds + 9) / 60 + 1)) minutes"
+say "${#variants[@]} variants, profiles: ${profiles[*]}, $rounds round(s): about $((${#variants[@]} * ${#profiles[@]} * rounds * (4 * seconds + warm_up + 8) / 60 + 1)) minutes"
 
 tunnel_device=() tunnel_processes=() devices_before=('' "$(devices 1)" "$(devices 2)")
 : >rounds

@@ -53,8 +53,8 @@ def number:
       target($profile; "peak resident memory"; ("tunnel-gre", "tunnel-udp"); "memory"; null; "<="; 128);
   def profiles: [$run.rounds[].profile] | reduce .[] as $p ([]; if index($p) then . else . + [$p] end);
 
-  "\($run.date[:10]), \($run.machine.cpu), \($run.machine.cores) cores, Linux \($run.machine.kernel); \($run.machine.busy_before_percent) % busy before the run. "
-    + "\($run.settings.rounds) round(s) of \($run.settings.seconds) s, \($run.settings.congestion_control), underlay MTU \($run.settings.mtu)"
+  "\($run.date[:10]), \($run.machine.cpu), \($run.machine.cores) cores, Linux \($run.machine.kernel). "
+    + "\($run.settings.rounds) round(s) of \($run.settings.seconds) s after a warm-up of \($run.settings.warm_up) s, \($run.settings.congestion_control), underlay MTU \($run.settings.mtu)"
     + (if $run.settings.datapath != "" then ", datapath: {\($run.settings.datapath)}" else "" end) + ".",
   ($run.versions | to_entries | map("\(.key) \(.value)") | join(", ")) + ".",
   (if $run.settings.quick then "", "**Quick run: one round, no spread. Not a result to publish.**" else empty end),

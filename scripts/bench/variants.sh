@@ -63,6 +63,8 @@ up_ovs() {
     netlab_await 5 test -S "$directory/db.sock"
     ovs_vsctl "$n" --no-wait init
     netlab_start "vm$n" "$directory/vswitchd.log" ovs-vswitchd "unix:$directory/db.sock" --unixctl="$directory/vswitchd.ctl"
+    # What the kernel has coalesced it drops as too long (of the wire-like profile it would carry next to nothing).
+    netlab_in "vm$n" ethtool -K eth1 gro off
     ovs_vsctl "$n" add-br phy -- set bridge phy datapath_type=netdev \
       "other_config:hwaddr=$(netlab_in "vm$n" cat /sys/class/net/eth1/address)" -- add-port phy eth1
     netlab_ip "vm$n" <<<"addr flush dev eth1
@@ -80,6 +82,7 @@ down_ovs() {
     netlab_ip "vm$n" <<<"addr flush dev eth1
       addr add $(underlay "$n")/24 dev eth1
       addr add fd40::1$n/64 dev eth1 nodad"
+    [[ $profile != wire ]] || netlab_wire_device "vm$n" eth1 on
   done
 }
 ovs_vsctl() {
@@ -95,6 +98,7 @@ wire[wireguard-go]="udp dst port 51820"
 packages[wireguard-go]="wireguard-go:wireguard-go wg:wireguard-tools"
 up_wireguard-go() {
   local n directory
+  [[ -e /run/wireguard ]] || touch "$netlab_dir/made-run-wireguard"
   for n in 1 2; do
     directory=$(files wireguard-go "$n")
     (umask 077; wg genkey >"$directory/key")
@@ -108,6 +112,8 @@ up_wireguard-go() {
     device "$n" "benchwg$n" 1420
   done
 }
+
+down_wireguard-go() { [[ ! -e $netlab_dir/made-run-wireguard ]] || rmdir --ignore-fail-on-non-empty /run/wireguard; }
 
 # Neither encrypts nor authenticates: a byte of its own, UDP and IPv4 go off the MTU.
 title[fastd]="fastd, null cipher"
