@@ -24,7 +24,7 @@ output. The whole run takes about 20 minutes.
   --profile default|wire|both   default: a veth, which carries super-packets unsplit; wire: like real NICs      [both]
   --rounds N       how often each variant is measured, in turn with all others; at least 3                       [3]
   --seconds N      how long each measurement takes                                                               [5]
-  --quick          one round, 2 seconds each, for a first look: about 4 minutes
+  --quick          one round, measurements of 2 seconds, for a first look: about 4 minutes
   --only A,B,...   only these: none vxlan ovs wireguard-go fastd tunnel-gre tunnel-udp, those of --peer-command,
                    and tunnel-raw (plain GRE through raw sockets), which is not measured otherwise
   --datapath YAML  settings for tunneld's datapath, as in: --datapath 'workers: 2, busy-poll: 50us'
@@ -50,7 +50,7 @@ and also comes after an "up" that failed. The underlay device is eth1. An exampl
 END
 }
 
-profiles=(default wire) rounds=3 seconds=5 quick='' only='' datapath='' out='' report=''
+profiles=(default wire) rounds=3 seconds='' quick='' only='' datapath='' out='' report=''
 variants=(none vxlan ovs wireguard-go fastd tunnel-gre tunnel-udp)
 while (($#)); do
   case $1 in
@@ -79,7 +79,8 @@ while (($#)); do
 done
 # Of each measurement set; it is also when a just-in-time compiler does its work.
 warm_up=2
-[[ ! $quick ]] || rounds=1 seconds=2 warm_up=1
+[[ ! $quick ]] || rounds=1 seconds=${seconds:-2} warm_up=1
+seconds=${seconds:-5}
 if [[ $only ]]; then
   IFS=, read -ra variants <<<"$only"
   for variant in "${variants[@]}"; do [[ ${title[$variant]-} ]] || usage_error "not a variant: $variant"; done
