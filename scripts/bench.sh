@@ -140,10 +140,11 @@ install_peer() {
   return 0
 }
 
-declare -A unavailable
+# Why a variant could not be measured at all; of these, those that could not be installed; those that were measured.
+declare -A unavailable missing_peer measured
 for variant in "${variants[@]}"; do
   install_peer "$variant"
-  [[ ! $reason ]] || unavailable[$variant]=$reason
+  [[ ! $reason ]] || missing_peer[$variant]=1 unavailable[$variant]=$reason
 done
 if [[ ! ${TUNNEL_DIST-} && " ${variants[*]}" == *" tunnel-"* ]]; then
   "$repo/scripts/build.sh"
@@ -357,7 +358,7 @@ settle() {
   ((busy_before < 10)) || problem "$busy_before % of the machine was busy with other things before it began"
 }
 
-# One variant in one round. Its figures become a line of the file rounds.
+# One variant in one round.
 measure() {
   local figures=() problems=() before busy_before show=null
   printf '%s, round %d of %d, %s: ' "$profile" "$round" "$rounds" "$variant"
@@ -365,10 +366,15 @@ measure() {
   bring_up
   if [[ $reason ]]; then
     printf 'not available: %s\n' "$reason"
-    unavailable[$variant]=$reason
+    problems+=("not available: $reason")
     take_down
+    record
+    # It is tried again in the next round.
+    [[ ${measured[$variant]-} ]] || unavailable[$variant]=$reason
     return
   fi
+  measured[$variant]=1
+  unset "unavailable[$variant]"
 
   iperf "$warm_up" -C cubic || true
   before=$(drops)
@@ -385,6 +391,11 @@ measure() {
   [[ ${kind[$variant]} != own ]] || show=$(show_tunneld "$variant" 1 2>/dev/null | jq -c . 2>/dev/null) || show=null
   take_down
   printf '\n'
+  record
+}
+
+# Adds what measure has found to the file rounds.
+record() {
   jq -nc --arg profile "$profile" --argjson round "$round" --arg variant "$variant" --argjson show "${show:-null}" '
     $ARGS.positional as $all
     | ($all | index("problems:")) as $cut
@@ -400,8 +411,9 @@ machine() {
   for variant in "${variants[@]}"; do
     for pair in ${packages[$variant]-}; do
       package=${pair#*:}
-      version=$(dpkg-query -W -f '${Version}' "$package" 2>/dev/null) || version=unknown
-      versions+=("$package" "$version")
+      # shellcheck disable=SC2016
+      version=$(dpkg-query -W -f '${db:Status-Status} ${Version}' "$package" 2>/dev/null) || version=
+      [[ $version != "installed "* ]] || versions+=("$package" "${version#installed }")
     done
   done
   [[ ! ${TUNNEL_DIST-} ]] || versions+=(tunneld "$(tunneld --version | sed 's/^tunneld //') ($(git -C "$repo" describe --always --dirty 2>/dev/null || echo "no git"))")
@@ -439,7 +451,7 @@ for profile in "${profiles[@]}"; do
   [[ $profile != wire ]] || netlab_wire
   for ((round = 1; round <= rounds; round++)); do
     for variant in "${variants[@]}"; do
-      [[ ${unavailable[$variant]-} ]] || measure
+      [[ ${missing_peer[$variant]-} ]] || measure
     done
   done
 done

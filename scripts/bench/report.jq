@@ -76,7 +76,8 @@ def number:
            (value($profile; $v; "memory") | number),
            (value($profile; $v; "drops") | number) + " / " + (value($profile; $v; "udp64_drops") | number)] | row)),
   ($run.variants | map(select(.unavailable)) | if length > 0 then "", (.[] | "- \(.title) is not available: \(.unavailable)") else empty end),
-  ($run.rounds | map(select(.problems | length > 0)) | if length > 0 then "", (.[] | "- \(.profile), round \(.round), \(.variant): \(.problems | join("; "))") else empty end),
+  ($run.variants | map(select(.unavailable).name)) as $never
+  | ($run.rounds | map(select((.problems | length > 0) and (.variant as $v | $never | index($v) | not))) | if length > 0 then "", (.[] | "- \(.profile), round \(.round), \(.variant): \(.problems | join("; "))") else empty end),
   "",
   "Promised (ratios of medians; the best userspace peer is the best of ovs, wireguard-go and fastd in this run):",
   "",
