@@ -19,12 +19,12 @@ usage: sudo scripts/bench.sh [OPTION]...
 
 Compares tunneld with no tunnel, kernel VXLAN, Open vSwitch (userspace GRE), wireguard-go and fastd (null cipher), which it
 installs from Debian. Two hosts are network namespaces. Progress goes to standard error, the table in Markdown to standard
-output. The whole run takes about 20 minutes.
+output. The whole run takes 20 to 25 minutes.
 
   --profile default|wire|both   default: a veth, which carries super-packets unsplit; wire: like real NICs      [both]
   --rounds N       how often each variant is measured, in turn with all others; at least 3                       [3]
   --seconds N      how long each measurement takes                                                               [5]
-  --quick          one round, measurements of 2 seconds, for a first look: about 4 minutes
+  --quick          one round, measurements of 2 seconds, for a first look: about 5 minutes
   --only A,B,...   only these: none vxlan ovs wireguard-go fastd tunnel-gre tunnel-udp, those of --peer-command,
                    and tunnel-raw (plain GRE through raw sockets), which is not measured otherwise
   --datapath YAML  settings for tunneld's datapath, as in: --datapath 'workers: 2, busy-poll: 50us'
@@ -348,7 +348,7 @@ busy_share() {
   local before
   before=$(busy)
   sleep "$1"
-  awk -v t=$(($(busy) - before)) -v hz="$ticks_per_second" -v n="$(nproc)" -v s="$1" 'BEGIN { printf "%.0f\n", 100 * t / hz / n / s }'
+  awk -v t=$(($(busy) - before)) -v hz="$ticks_per_second" -v n="$(nproc)" -v s="$1" 'BEGIN { share = 100 * t / hz / n / s; printf "%.0f\n", share > 100 ? 100 : share }'
 }
 
 # Others' work on this machine would count as the tunnel's. It is waited for, not for long, and what remains is recorded.
