@@ -231,8 +231,9 @@ internal sealed unsafe class PacketRing : IDisposable
     private int Join(int group, int workers)
     {
         int flags = Uapi.PACKET_FANOUT_FLAG_DEFRAG | (group < 0 ? Uapi.PACKET_FANOUT_FLAG_UNIQUEID : 0);
-        Set(Uapi.PACKET_FANOUT, Math.Max(group, 0) | ((Uapi.PACKET_FANOUT_CBPF | flags) << 16));
-        if (group >= 0)
+        int choice = workers == 1 ? Uapi.PACKET_FANOUT_CPU : Uapi.PACKET_FANOUT_CBPF;
+        Set(Uapi.PACKET_FANOUT, Math.Max(group, 0) | ((choice | flags) << 16));
+        if (group >= 0 || workers == 1)
         {
             return group;
         }
@@ -240,8 +241,8 @@ internal sealed unsafe class PacketRing : IDisposable
         sock_filter[] program = GreFilters.WorkerOfFlow(workers);
         fixed (sock_filter* instructions = program)
         {
-            sock_fprog choice = new() { len = (ushort)program.Length, filter = instructions };
-            Check(Sys.SetOption(_fd, Uapi.SOL_PACKET, Uapi.PACKET_FANOUT_DATA, &choice, sizeof(sock_fprog)), "share packets of");
+            sock_fprog byFlow = new() { len = (ushort)program.Length, filter = instructions };
+            Check(Sys.SetOption(_fd, Uapi.SOL_PACKET, Uapi.PACKET_FANOUT_DATA, &byFlow, sizeof(sock_fprog)), "share packets of");
         }
 
         int value = 0;

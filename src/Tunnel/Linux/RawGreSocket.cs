@@ -37,7 +37,8 @@ internal sealed unsafe class RawGreSocket : IDisposable
 
     private readonly bool _isIpv6;
     private readonly FileDescriptor _descriptor;
-    private readonly FileDescriptor _guard;
+    private readonly InetAddress _local;
+    private FileDescriptor? _guard;
     private readonly int _fd;
 
     private readonly PinnedArray<mmsghdr> _received = new(MessageCount);
@@ -55,6 +56,7 @@ internal sealed unsafe class RawGreSocket : IDisposable
     public RawGreSocket(bool isIpv6, InetAddress local)
     {
         _isIpv6 = isIpv6;
+        _local = local;
 
         // The guard comes first and goes last, so that no packet ever finds the other one alone.
         _guard = OpenGuard(isIpv6, local);
@@ -148,15 +150,30 @@ internal sealed unsafe class RawGreSocket : IDisposable
         }
     }
 
-    /// <summary>Begins to take the packets of one worker's flows, or ends to take any; the guard takes the rest. Any thread.</summary>
-    public void Take(bool packets, int worker, int workers) =>
+    /// <summary>
+    /// Begins to take the packets of one worker's flows, or ends to take any. A socket that takes none is its own guard, and each guard
+    /// costs every packet something, so then it is the only one. One thread at a time, whichever.
+    /// </summary>
+    public void Take(bool packets, int worker, int workers)
+    {
+        if (packets)
+        {
+            _guard ??= OpenGuard(_isIpv6, _local);
+        }
+
         _ = ClassicBpf.Attach(_fd, packets ? GreFilters.FlowsOf(_isIpv6, worker, workers) : GreFilters.Nothing);
+        if (!packets && !_isIpv6)
+        {
+            _guard?.Dispose();
+            _guard = null;
+        }
+    }
 
     /// <summary>Closes both sockets.</summary>
     public void Dispose()
     {
         _descriptor.Dispose();
-        _guard.Dispose();
+        _guard?.Dispose();
     }
 
     // What never changes from call to call.

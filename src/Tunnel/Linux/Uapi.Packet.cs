@@ -13,6 +13,7 @@ internal static unsafe partial class Uapi
     public const int PACKET_VERSION = 10;
     public const int PACKET_VNET_HDR = 15;
     public const int PACKET_FANOUT = 18;
+    public const int PACKET_FANOUT_CPU = 2;
     public const int PACKET_FANOUT_CBPF = 6;
     public const int PACKET_FANOUT_DATA = 22;
     public const int PACKET_FANOUT_FLAG_UNIQUEID = 0x2000;
