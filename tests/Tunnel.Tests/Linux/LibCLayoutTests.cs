@@ -38,14 +38,20 @@ public sealed class LibCLayoutTests
         #include <linux/filter.h>
         #include <linux/if.h>
         #include <linux/if_addr.h>
+        #include <linux/if_arp.h>
         #include <linux/if_link.h>
         #include <linux/if_tun.h>
         #include <linux/ipv6_route.h>
+        #include <linux/neighbour.h>
+        #include <linux/netfilter.h>
+        #include <linux/netfilter/nf_tables.h>
+        #include <linux/netfilter/nfnetlink.h>
         #include <linux/netlink.h>
         #include <linux/rtnetlink.h>
         #include <linux/sock_diag.h>
         #include <linux/sockios.h>
         #include <linux/virtio_net.h>
+        #include <linux/xfrm.h>
 
         """;
 
