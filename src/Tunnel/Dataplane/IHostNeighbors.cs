@@ -5,7 +5,7 @@ namespace Tunnel.Dataplane;
 /// <summary>The next hop towards an underlay address, as the host's routes have it at one moment.</summary>
 /// <param name="LinkIndex">The device that packets leave by (ifindex).</param>
 /// <param name="LinkName">Its name.</param>
-/// <param name="IsEthernet">Whether the device takes Ethernet frames (ARPHRD_ETHER), is up, and is not a loopback device.</param>
+/// <param name="IsEthernet">Whether the device takes Ethernet frames (ARPHRD_ETHER) and is not a loopback device.</param>
 /// <param name="Address">
 /// The IPv4 neighbour that packets go to: a gateway, or the destination itself. None where it can't be said: a gateway of the other
 /// family (RTA_VIA), or a route that encapsulates (RTA_ENCAP).

@@ -175,7 +175,7 @@ internal static class NetlinkRecords
         }
 
         name = link!.Name;
-        isEthernet = head.ifi_type == ARPHRD_ETHER && (head.ifi_flags & (IFF_UP | IFF_LOWER_UP | IFF_LOOPBACK)) == (IFF_UP | IFF_LOWER_UP);
+        isEthernet = head.ifi_type == ARPHRD_ETHER && (head.ifi_flags & IFF_LOOPBACK) == 0;
         return true;
     }
 

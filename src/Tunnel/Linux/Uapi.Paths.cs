@@ -24,7 +24,6 @@ internal static unsafe partial class Uapi
 
     public const ushort ARPHRD_ETHER = 1;
     public const uint IFF_LOOPBACK = 0x8;
-    public const uint IFF_LOWER_UP = 0x10000;
 
     public const ushort NDA_DST = 1;
     public const ushort NDA_LLADDR = 2;
