@@ -73,7 +73,7 @@ internal sealed record EffectStep(string What, bool OnlyObserves) : NetfilterSte
 internal sealed record NetfilterRule(string Name, IReadOnlyList<NetfilterStep> Steps);
 
 /// <summary>A chain of one table.</summary>
-/// <param name="Name">How people find it: "nftables: chain input (table inet fw)".</param>
+/// <param name="name">How people find it: "nftables: chain input (table inet fw)".</param>
 internal sealed class NetfilterChain(string name)
 {
     /// <summary>How people find it.</summary>
@@ -145,6 +145,22 @@ internal sealed class NetfilterRuleset(IReadOnlyList<NetfilterChain> baseChains,
         private readonly Dictionary<NetfilterChain, bool> _known = [];
         private string? _hindrance;
 
+        /// <summary>How a rule ends the way through its chain.</summary>
+        private enum End
+        {
+            /// <summary>Not: the next rule is reached.</summary>
+            None,
+
+            /// <summary>The packet is accepted for certain.</summary>
+            Accepted,
+
+            /// <summary>It goes back to where the chain was jumped to from, or to the policy, for certain.</summary>
+            Returned,
+
+            /// <summary>It may go back; or reach the next rule.</summary>
+            MayReturn,
+        }
+
         private string Flow => packet.IsReceived ? $"GRE from {packet.Source}" : $"GRE to {packet.Destination}";
 
         public string? FindHindrance(NetfilterChain chain)
@@ -171,27 +187,23 @@ internal sealed class NetfilterRuleset(IReadOnlyList<NetfilterChain> baseChains,
                 return false;
             }
 
-            foreach (NetfilterRule rule in chain.Rules)
+            var end = End.None;
+            bool mayReturn = false;
+            for (int i = 0; i < chain.Rules.Count && end is End.None or End.MayReturn; i++)
             {
-                bool? end = Apply(chain, rule, depth);
+                end = Apply(chain, chain.Rules[i], depth);
+                mayReturn |= end == End.MayReturn;
                 if (_hindrance is not null)
                 {
                     return false;
                 }
-
-                if (end is bool known)
-                {
-                    accepts = known;
-                    break;
-                }
             }
 
-            _known[chain] = accepts;
-            return accepts;
+            _known[chain] = end == End.Accepted && !mayReturn;
+            return _known[chain];
         }
 
-        // Null: the next rule is reached. True: accepted for certain. False: back to the caller for certain.
-        private bool? Apply(NetfilterChain chain, NetfilterRule rule, int depth)
+        private End Apply(NetfilterChain chain, NetfilterRule rule, int depth)
         {
             var truth = Truth.Yes;
             foreach (NetfilterStep step in rule.Steps)
@@ -202,26 +214,26 @@ internal sealed class NetfilterRuleset(IReadOnlyList<NetfilterChain> baseChains,
                         truth = Min(truth, condition.Condition(packet));
                         if (truth == Truth.No)
                         {
-                            return null;
+                            return End.None;
                         }
 
                         break;
                     case EffectStep effect when !effect.OnlyObserves || !packet.IsReceived:
                         _hindrance = $"{chain.Name}, {rule.Name}: {effect.What} may apply to {Flow}";
-                        return null;
+                        return End.None;
                     case VerdictStep verdict:
-                        bool? end = Follow(chain, rule, verdict.Verdict, depth);
-                        return truth == Truth.Yes ? end : null;
+                        return Weaken(Follow(chain, rule, verdict.Verdict, depth), truth);
                     case MapStep map:
                         return FollowMap(chain, rule, map, truth, depth);
                 }
             }
 
-            return null;
+            return End.None;
         }
 
-        private bool? FollowMap(NetfilterChain chain, NetfilterRule rule, MapStep map, Truth truth, int depth)
+        private End FollowMap(NetfilterChain chain, NetfilterRule rule, MapStep map, Truth truth, int depth)
         {
+            bool mayReturn = false;
             foreach ((NetfilterCondition condition, Verdict verdict) in map.Entries)
             {
                 Truth entry = condition(packet);
@@ -230,46 +242,46 @@ internal sealed class NetfilterRuleset(IReadOnlyList<NetfilterChain> baseChains,
                     continue;
                 }
 
-                bool? end = Follow(chain, rule, verdict, depth);
-                if (_hindrance is not null)
+                End end = Weaken(Follow(chain, rule, verdict, depth), Min(truth, entry));
+                if (_hindrance is not null || entry == Truth.Yes)
                 {
-                    return null;
+                    return mayReturn && end == End.None ? End.MayReturn : end;
                 }
 
-                if (entry == Truth.Yes)
-                {
-                    return truth == Truth.Yes ? end : null;
-                }
-
+                mayReturn |= end == End.MayReturn;
                 truth = Truth.Maybe;
             }
 
-            bool? otherwise = map.Otherwise is Verdict rest ? Follow(chain, rule, rest, depth) : null;
-            return truth == Truth.Yes ? otherwise : null;
+            End otherwise = map.Otherwise is Verdict rest ? Weaken(Follow(chain, rule, rest, depth), truth) : End.None;
+            return mayReturn && otherwise == End.None ? End.MayReturn : otherwise;
         }
 
-        private bool? Follow(NetfilterChain chain, NetfilterRule rule, Verdict verdict, int depth)
+        // What happens only perhaps ends nothing.
+        private static End Weaken(End end, Truth truth) =>
+            truth == Truth.Yes ? end : end is End.Returned or End.MayReturn ? End.MayReturn : End.None;
+
+        private End Follow(NetfilterChain chain, NetfilterRule rule, Verdict verdict, int depth)
         {
             switch (verdict.Kind)
             {
                 case VerdictKind.Accept:
-                    return true;
+                    return End.Accepted;
                 case VerdictKind.Return:
-                    return false;
+                    return End.Returned;
                 case VerdictKind.Drop:
                     _hindrance = $"{chain.Name}, {rule.Name}: drop may apply to {Flow}";
-                    return null;
+                    return End.None;
                 case VerdictKind.Jump or VerdictKind.Goto:
                     if (!chain.Table.TryGetValue(verdict.Target, out NetfilterChain? target))
                     {
                         _hindrance = $"{chain.Name}, {rule.Name}: {verdict.Target} may apply to {Flow}";
-                        return null;
+                        return End.None;
                     }
 
                     bool accepts = Accepts(target, depth + 1);
-                    return accepts ? true : verdict.Kind == VerdictKind.Goto ? false : null;
+                    return accepts ? End.Accepted : verdict.Kind == VerdictKind.Goto ? End.Returned : End.None;
                 default:
-                    return null;
+                    return End.None;
             }
         }
 
