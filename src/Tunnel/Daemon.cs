@@ -7,6 +7,7 @@ using Microsoft.Extensions.Logging.Console;
 using Tunnel.Control;
 using Tunnel.Control.Api;
 using Tunnel.Control.Configuration;
+using Tunnel.Control.Paths;
 using Tunnel.Dataplane;
 using Tunnel.Linux;
 using Tunnel.Wire;
@@ -69,6 +70,10 @@ internal static partial class Daemon
 
         var routing = new RoutingHolder();
         var networkCounters = new PeerCounters();
+        using var policies = new HostPolicies();
+        using var neighbors = new HostNeighbors();
+        await using var paths = new PathChooser(
+            () => routing.Current.Peers, () => (null, null), new RawPaths(), policies, neighbors, events, TimeProvider.System, log);
         HostLink device = host.FindLink(config.Name) ?? throw new StartException($"device {config.Name} was deleted while it was being set up");
         var parts = new NetworkParts(
             config.File,
@@ -81,10 +86,12 @@ internal static partial class Daemon
             () => underlay.ReceiveQueueDrops,
             warnings,
             events,
-            TimeProvider.System);
+            TimeProvider.System,
+            paths.Changed);
         await using var network = new NetworkController(config, parts, log);
         using var signals = new Signals();
         await network.StartAsync();
+        paths.Start();
 
         using var worker = new Worker(
             $"{config.Name}-0",
@@ -191,6 +198,15 @@ internal static partial class Daemon
 
     /// <summary>The network can't be served; the message is one line with the cure.</summary>
     private sealed class StartException(string message) : Exception(message);
+
+    private sealed class RawPaths : IUnderlayPaths
+    {
+        public (UnderlayPath Receive, UnderlayPath Send) Paths => (UnderlayPath.Raw, UnderlayPath.Raw);
+
+        public void UsePaths(UnderlayPath receive, UnderlayPath send)
+        {
+        }
+    }
 
     private sealed class Signals : IDisposable
     {

@@ -359,6 +359,7 @@ internal sealed partial class NetworkController : IAsyncDisposable
         _parts.Routing.Current = next.ToSnapshot();
         TimeSpan? again = _kernel.Apply(next.ToKernelState());
         Publish(next);
+        _parts.PeersChanged?.Invoke();
         return again;
     }
 

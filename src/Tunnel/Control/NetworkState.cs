@@ -16,6 +16,7 @@ namespace Tunnel.Control;
 /// <param name="Warnings">What the configuration's reader warned of.</param>
 /// <param name="Events">Where events are told.</param>
 /// <param name="Time">The clock.</param>
+/// <param name="PeersChanged">Is told that peers or configuration have changed; null where nobody needs to know.</param>
 internal sealed record NetworkParts(
     string ConfigPath,
     HostLink Device,
@@ -27,7 +28,8 @@ internal sealed record NetworkParts(
     Func<long> ReceiveQueueDrops,
     IReadOnlyList<string> Warnings,
     EventStream Events,
-    TimeProvider Time);
+    TimeProvider Time,
+    Action? PeersChanged = null);
 
 /// <summary>What a reload changed: peers by name, and whether anything else in the file differs.</summary>
 internal sealed record ReloadResult(IReadOnlyList<string> Added, IReadOnlyList<string> Changed, IReadOnlyList<string> Removed, bool Network);

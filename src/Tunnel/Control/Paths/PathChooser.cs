@@ -471,7 +471,7 @@ internal sealed partial class PathChooser : IAsyncDisposable
             _paths.UsePaths(receive, send);
         }
 
-        Tell(next, pinnedReceive is UnderlayPath.Raw && pinnedSend is UnderlayPath.Raw
+        Tell(_paths.Paths, pinnedReceive is UnderlayPath.Raw && pinnedSend is UnderlayPath.Raw
             ? ["the configuration pins datapath.receive and datapath.send to raw"]
             : _hindrances);
     }

@@ -33,7 +33,7 @@ public sealed class PathChooserTests
         Assert.Null(host.Target().Neighbor);
         host.Neighbors.Change(Vm2, Mac);
         await host.UntilAsync(() => host.Target().Neighbor is { LinkIndex: 2, Address: Mac });
-        NetworkEvent told = await events.Events.ReadAsync();
+        NetworkEvent told = await NextAsync(events);
         Assert.Equal(("datapath-changed", "receive packet, send packet"), (told.Event, told.Detail));
     }
 
@@ -119,7 +119,7 @@ public sealed class PathChooserTests
         Assert.NotNull(whenSwitched);
         const string Reason = "nftables: chain in (table ip t) has policy drop, which GRE from 192.168.40.12 may reach";
         Assert.Equal([Reason], host.Chooser.Reasons);
-        Assert.Equal($"receive raw, send raw: {Reason}", (await events.Events.ReadAsync()).Detail);
+        Assert.Equal($"receive raw, send raw: {Reason}", (await NextAsync(events)).Detail);
 
         // And the other way round: first the next hop.
         whenSwitched = null;
@@ -127,7 +127,7 @@ public sealed class PathChooserTests
         await host.UntilAsync(() => host.Paths.Now == Packet);
         Assert.NotNull(whenSwitched);
         Assert.Empty(host.Chooser.Reasons);
-        Assert.Equal("receive packet, send packet", (await events.Events.ReadAsync()).Detail);
+        Assert.Equal("receive packet, send packet", (await NextAsync(events)).Detail);
     }
 
     [Fact]
@@ -277,6 +277,9 @@ public sealed class PathChooserTests
         host.Neighbors.ChangeRoutes(destination => new HostNextHop(2, "eth0", IsEthernet: true, destination));
         await host.UntilAsync(() => host.Paths.Now == Packet && host.Target().Neighbor is not null);
     }
+
+    private static Task<NetworkEvent> NextAsync(EventStream.Subscription events) =>
+        events.Events.ReadAsync().AsTask().WaitAsync(TimeSpan.FromSeconds(20));
 
     /// <summary>A clock that runs so many times faster.</summary>
     private sealed class HurriedClock(int factor) : TimeProvider
