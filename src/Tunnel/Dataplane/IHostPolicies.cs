@@ -62,7 +62,7 @@ public interface IHostPolicies : IDisposable
     /// </summary>
     NetfilterRules ReadNetfilterRules();
 
-    /// <summary>Whether tables of iptables-legacy exist; nobody tells when their rules change.</summary>
+    /// <summary>Whether tables of iptables-legacy exist, or may exist; nobody tells when their rules change.</summary>
     bool HasLegacyTables { get; }
 
     /// <summary>

@@ -53,7 +53,7 @@ internal sealed class HostPolicies : IHostPolicies
     }
 
     /// <inheritdoc/>
-    public bool HasLegacyTables => ReadLegacyNames().Length > 0;
+    public bool HasLegacyTables => ReadLegacyNames() is not { Length: 0 };
 
     /// <inheritdoc/>
     public XfrmPolicies ReadXfrmPolicies()
@@ -100,10 +100,7 @@ internal sealed class HostPolicies : IHostPolicies
         string? compatible = nftables?.Contains("\"xt\"", StringComparison.Ordinal) == true && FindProgram("iptables-nft-save") is not null
             ? Print(["iptables-nft-save"], "tables of iptables-nft exist", [])
             : null;
-        string? legacy = HasLegacyTables
-            ? Print(["iptables-legacy-save"], $"legacy iptables tables exist ({string.Join(", ", ReadLegacyNames())})", unreadable)
-            : null;
-        return new NetfilterRules(nftables, compatible, legacy, unreadable);
+        return new NetfilterRules(nftables, compatible, PrintLegacy(unreadable), unreadable);
     }
 
     /// <inheritdoc/>
@@ -166,7 +163,8 @@ internal sealed class HostPolicies : IHostPolicies
         return hasTables || result.Interrupted || (result.Errno != 0 && !isAbsent);
     }
 
-    private string[] ReadLegacyNames()
+    // The names of the legacy tables; null where they are not for this user's eyes (the file is root's) and there may be some.
+    private string[]? ReadLegacyNames()
     {
         try
         {
@@ -174,8 +172,23 @@ internal sealed class HostPolicies : IHostPolicies
         }
         catch (Exception refused) when (refused is IOException or UnauthorizedAccessException)
         {
-            return ["unknown"];
+            // Each table is a module of its own; where even the first of them is built in, nothing can be seen.
+            bool isModule = Directory.Exists("/sys/module/ip_tables");
+            return isModule && Directory.GetDirectories("/sys/module", "iptable_*").Length == 0 ? [] : null;
         }
+    }
+
+    private string? PrintLegacy(List<string> unreadable)
+    {
+        string[]? names = ReadLegacyNames();
+        if (names is null)
+        {
+            unreadable.Add($"legacy iptables tables may exist, and {_legacyNames} can't be read by this user (only root and its group can)");
+        }
+
+        return names is { Length: > 0 }
+            ? Print(["iptables-legacy-save"], $"legacy iptables tables exist ({string.Join(", ", names)})", unreadable)
+            : null;
     }
 
     private string? Print(string[] command, string because, List<string> unreadable)

@@ -96,6 +96,27 @@ public sealed class HostPoliciesTests
     }
 
     [SkippableFact]
+    public void NamesOfLegacyTablesThatCantBeReadCount()
+    {
+        Skip.IfNot(NetnsThread.IsRoot, "needs root");
+        string directory = Directory.CreateTempSubdirectory("tunnel-proc-").FullName;
+        try
+        {
+            // A file that is there and can't be read, not even by root.
+            using var lab = new PathLab();
+            File.CreateSymbolicLink(Path.Combine(directory, "ip_tables_names"), "/proc/self/mem");
+            using HostPolicies host = lab.Here.Run(() => new HostPolicies(directory));
+            bool isHidden = !Directory.Exists("/sys/module/ip_tables") || Directory.GetDirectories("/sys/module", "iptable_*").Length > 0;
+            Assert.Equal(isHidden, host.HasLegacyTables);
+            Assert.Equal(isHidden ? 1 : 0, host.ReadNetfilterRules().Unreadable.Count);
+        }
+        finally
+        {
+            Directory.Delete(directory, recursive: true);
+        }
+    }
+
+    [SkippableFact]
     public async Task IpsecPoliciesAreReadAndTold()
     {
         using var lab = new PathLab();
