@@ -7,6 +7,7 @@ using Microsoft.Extensions.Logging.Console;
 using Tunnel.Control;
 using Tunnel.Control.Api;
 using Tunnel.Control.Configuration;
+using Tunnel.Control.Paths;
 using Tunnel.Dataplane;
 using Tunnel.Linux;
 
@@ -64,6 +65,18 @@ internal static partial class Daemon
         using var host = new HostNetwork();
         using var threads = new PacketThreads(config, host);
         using var claims = new NamespaceLocks();
+        using var policies = new HostPolicies();
+        using var neighbors = new HostNeighbors();
+        DatapathConfig datapath = config.Datapath;
+        await using var paths = new PathChooser(
+            () => threads.Routing.Current.Peers,
+            () => (datapath.Receive, datapath.Send),
+            threads.Underlay,
+            policies,
+            neighbors,
+            events,
+            TimeProvider.System,
+            log);
         HostLink device = host.FindLink(config.Name) ?? throw new StartException($"device {config.Name} was deleted while it was being set up");
         var parts = new NetworkParts(
             config.File,
@@ -76,14 +89,20 @@ internal static partial class Daemon
             () => threads.Underlay.ReceiveQueueDrops,
             threads.Underlay,
             threads.Underlay,
-            () => [],
+            () => paths.Reasons,
             threads.Offloads,
             warnings,
             events,
-            TimeProvider.System);
+            TimeProvider.System,
+            changed =>
+            {
+                datapath = changed.Datapath;
+                paths.Changed();
+            });
         await using var network = new NetworkController(config, parts, log);
         using var signals = new Signals();
         await network.StartAsync();
+        paths.Start();
 
         threads.Start();
         await using ControlApi api = await ControlApi.StartAsync(socketPath, network, events, log);
@@ -177,6 +196,15 @@ internal static partial class Daemon
 
     /// <summary>The network can't be served; the message is one line with the cure.</summary>
     private sealed class StartException(string message) : Exception(message);
+
+    private sealed class RawPaths : IUnderlayPaths
+    {
+        public (UnderlayPath Receive, UnderlayPath Send) Paths => (UnderlayPath.Raw, UnderlayPath.Raw);
+
+        public void UsePaths(UnderlayPath receive, UnderlayPath send)
+        {
+        }
+    }
 
     private sealed class Signals : IDisposable
     {

@@ -81,6 +81,9 @@ public sealed class FakeHostNetwork : IHostNetwork
         Locked(() => _addresses.Where(entry => entry.Link == linkIndex).Select(entry => entry.Address).ToArray());
 
     /// <inheritdoc/>
+    public IReadOnlySet<InetAddress> GetOwnAddresses() => Locked(() => _addresses.Select(entry => entry.Address.Address).ToHashSet());
+
+    /// <inheritdoc/>
     public void AddAddress(int linkIndex, IpPrefix address) => Locked(() =>
     {
         if (RefusesAddress(address))

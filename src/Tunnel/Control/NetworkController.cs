@@ -49,7 +49,7 @@ internal sealed partial class NetworkController : IAsyncDisposable
         _kernel = new KernelReconciler(parts.Host, parts.Device, parts.Events, new RepairBackoff(parts.Time), log);
         _offloads = new OffloadReport(parts.Offloads, parts.Events, log);
         _warnings = parts.Warnings;
-        _state = new NetworkState(config with { Peers = [] }, [], 0, null, [], new Dictionary<IpPrefix, string>());
+        _state = new NetworkState(config with { Peers = [] }, [], 0, null, new HashSet<InetAddress>(), [], new Dictionary<IpPrefix, string>());
         Wanted = config;
     }
 
@@ -361,8 +361,12 @@ internal sealed partial class NetworkController : IAsyncDisposable
         IReadOnlyList<PeerEntry> peers = _preparation.Prepare(config, State.Peers, names);
         int mtu = config.Interface.Mtu ?? _preparation.AutomaticMtu(config, peers);
         string? coalescer = _parts.Host.FindUdpCoalescingLink(_parts.Device.Index)?.Name;
-        return new NetworkState(config, peers, mtu, coalescer, [], new Dictionary<IpPrefix, string>());
+        return new NetworkState(config, peers, mtu, coalescer, OwnAddresses(config), [], new Dictionary<IpPrefix, string>());
     }
+
+    // A raw socket bound to an address gets its packets only; an unbound one those of every local address.
+    private IReadOnlySet<InetAddress> OwnAddresses(NetworkConfig config) =>
+        config.Underlay.Local.Count > 0 ? config.Underlay.Local.ToHashSet() : _parts.Host.GetOwnAddresses();
 
     // New routes are refused where somebody else's lead elsewhere; routes that we had before are not judged again.
     private void RefuseForeignRoutes(NetworkState before, NetworkState next)
@@ -416,6 +420,7 @@ internal sealed partial class NetworkController : IAsyncDisposable
         _parts.Routing.Current = next.ToSnapshot();
         TimeSpan? again = _kernel.Apply(next.ToKernelState());
         Publish(next);
+        _parts.Changed?.Invoke(next.Config);
         return again;
     }
 

@@ -20,6 +20,7 @@ namespace Tunnel.Control;
 /// <param name="Warnings">What the configuration's reader warned of.</param>
 /// <param name="Events">Where events are told.</param>
 /// <param name="Time">The clock.</param>
+/// <param name="Changed">Is told of a configuration in force, or of peers that have changed under the same one; null where nobody needs to know.</param>
 internal sealed record NetworkParts(
     string ConfigPath,
     HostLink Device,
@@ -35,7 +36,8 @@ internal sealed record NetworkParts(
     OffloadState Offloads,
     IReadOnlyList<string> Warnings,
     EventStream Events,
-    TimeProvider Time);
+    TimeProvider Time,
+    Action<NetworkConfig>? Changed = null);
 
 /// <summary>What a reload changed: peers by name, and whether anything else in the file differs.</summary>
 internal sealed record ReloadResult(IReadOnlyList<string> Added, IReadOnlyList<string> Changed, IReadOnlyList<string> Removed, bool Network);
@@ -45,6 +47,7 @@ internal sealed record ReloadResult(IReadOnlyList<string> Added, IReadOnlyList<s
 /// <param name="Peers">The peers, in the configuration's order.</param>
 /// <param name="Mtu">The device's MTU in bytes.</param>
 /// <param name="UdpCoalescer">A receiving device that coalesces UDP; null where none does.</param>
+/// <param name="OwnAddresses">The underlay addresses at which packets are received.</param>
 /// <param name="Problems">What is wrong with device or addresses, for people.</param>
 /// <param name="RouteProblems">Why a route is not there, for people.</param>
 internal sealed record NetworkState(
@@ -52,6 +55,7 @@ internal sealed record NetworkState(
     IReadOnlyList<PeerEntry> Peers,
     int Mtu,
     string? UdpCoalescer,
+    IReadOnlySet<InetAddress> OwnAddresses,
     IReadOnlyList<string> Problems,
     IReadOnlyDictionary<IpPrefix, string> RouteProblems)
 {
@@ -82,7 +86,7 @@ internal sealed record NetworkState(
 
     /// <summary>Whether packet threads and kernel would see no difference.</summary>
     public bool LooksLike(NetworkState other) =>
-        Mtu == other.Mtu && UdpCoalescer == other.UdpCoalescer && ReferenceEquals(Config, other.Config) && Peers.Count == other.Peers.Count &&
+        Mtu == other.Mtu && UdpCoalescer == other.UdpCoalescer && OwnAddresses.SetEquals(other.OwnAddresses) && ReferenceEquals(Config, other.Config) && Peers.Count == other.Peers.Count &&
         Peers.Zip(other.Peers).All(pair => pair.First.Peer.Settings == pair.Second.Peer.Settings && pair.First.Problems.SequenceEqual(pair.Second.Problems));
 
     /// <summary>What the packet threads need.</summary>
@@ -94,7 +98,8 @@ internal sealed record NetworkState(
             routes,
             [.. Peers.Select(entry => entry.Peer)],
             [.. Config.Interface.Addresses.Select(address => address.Address)],
-            dropsPartialUdp: UdpCoalescer is not null);
+            dropsPartialUdp: UdpCoalescer is not null,
+            OwnAddresses);
     }
 
     /// <summary>What the kernel is to look like. A route says its MTU only where it is less than the device's.</summary>

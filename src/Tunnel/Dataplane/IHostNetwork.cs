@@ -78,6 +78,9 @@ public interface IHostNetwork : IDisposable
     /// <summary>The addresses of a link, both families, with their prefix lengths; link-local IPv6 ones that nobody configured are included.</summary>
     IReadOnlyList<IpPrefix> GetAddresses(int linkIndex);
 
+    /// <summary>The addresses of all links, both families.</summary>
+    IReadOnlySet<InetAddress> GetOwnAddresses();
+
     /// <summary>Adds an address to a link (IPv6: without duplicate address detection: nobody else can hold it on a TUN device).</summary>
     void AddAddress(int linkIndex, IpPrefix address);
 

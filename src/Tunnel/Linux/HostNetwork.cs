@@ -116,6 +116,9 @@ internal sealed class HostNetwork : IHostNetwork
     public IReadOnlyList<IpPrefix> GetAddresses(int linkIndex) => [.. DumpAddresses(AF_INET, linkIndex), .. DumpAddresses(AF_INET6, linkIndex)];
 
     /// <inheritdoc/>
+    public IReadOnlySet<InetAddress> GetOwnAddresses() => DumpAddresses(AF_INET, null).Concat(DumpAddresses(AF_INET6, null)).Select(prefix => prefix.Address).ToHashSet();
+
+    /// <inheritdoc/>
     public HostLink? FindLinkWithAddress(InetAddress address)
     {
         var request = NetlinkRequest.Begin(
@@ -307,7 +310,8 @@ internal sealed class HostNetwork : IHostNetwork
         return Execute(request);
     }
 
-    private IEnumerable<IpPrefix> DumpAddresses(sa_family_t family, int linkIndex)
+    // Of one link, or of all.
+    private IEnumerable<IpPrefix> DumpAddresses(sa_family_t family, int? linkIndex)
     {
         // Not filtered by the kernel, although it could: it doesn't watch for changes during a filtered list (NLM_F_DUMP_INTR). Even so
         // one that is added meanwhile may push another into the list twice.
@@ -316,9 +320,9 @@ internal sealed class HostNetwork : IHostNetwork
             RTM_GETADDR,
             NLM_F_DUMP,
             new ifaddrmsg { ifa_family = (byte)(int)family });
-        return Dump(request, () => $"list the addresses of {LinkName(linkIndex)}", (NetlinkMessage message, out IpPrefix address) =>
+        return Dump(request, () => $"list the addresses of {(linkIndex is int link ? LinkName(link) : "this host")}", (NetlinkMessage message, out IpPrefix address) =>
             NetlinkRecords.TryParseAddress(message.Payload, out int index, out address) &&
-            index == linkIndex && address.Address.IsIpv4 == (family == AF_INET)).Distinct();
+            (linkIndex is null || index == linkIndex) && address.Address.IsIpv4 == (family == AF_INET)).Distinct();
     }
 
     // The kernel resumes a list of IPv6 routes by counting, and says nothing where a change has shifted the count: a route may be

@@ -17,6 +17,7 @@ internal static unsafe partial class LibC
     public static int EINVAL => 22;
     public static int ERANGE => 34;
     public static int EMSGSIZE => 90;
+    public static int EPROTONOSUPPORT => 93;
     public static int EOPNOTSUPP => 95;
     public static int EAFNOSUPPORT => 97;
     public static int EADDRINUSE => 98;

@@ -8,9 +8,9 @@ using static Tunnel.Linux.Uapi;
 namespace Tunnel.Linux;
 
 /// <summary>
-/// Waits for the kernel's notifications about links, addresses and routes of the network namespace that it was made in. One thread
-/// of its own sleeps in poll(2) and remembers that something changed until somebody asks; what changed is not looked at, so that a lost
-/// notification (ENOBUFS) and a received one mean the same.
+/// Waits for the kernel's notifications, such as those about links, addresses and routes, of the network namespace that it was made in.
+/// One thread of its own sleeps in poll(2) and remembers that something changed until somebody asks; what changed is not looked at,
+/// unless somebody wants to, so that a lost notification (ENOBUFS) and a received one mean the same.
 /// </summary>
 internal sealed class NetlinkMonitor : IDisposable
 {
@@ -18,6 +18,8 @@ internal sealed class NetlinkMonitor : IDisposable
     private const int MaxBatch = 4096;
 
     private readonly NetlinkSocket _notifications;
+    private readonly NetlinkReply? _onMessage;
+    private readonly Action? _onLoss;
     private readonly int _stop;
     private readonly Thread _thread;
 
@@ -29,12 +31,30 @@ internal sealed class NetlinkMonitor : IDisposable
     private bool _started;
     private bool _disposed;
 
-    /// <summary>Subscribes; notifications queue from here on, and are read once <see cref="Start"/> was called.</summary>
+    /// <summary>
+    /// Subscribes to links, addresses and routes; notifications queue from here on, and are read once <see cref="Start"/> was called.
+    /// </summary>
     /// <param name="receiveBuffer">The size of the kernel's queue in bytes (SO_RCVBUF), or null for the system's default.</param>
     public NetlinkMonitor(int? receiveBuffer = null)
+        : this(
+            NETLINK_ROUTE,
+            [RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_ROUTE],
+            receiveBuffer: receiveBuffer)
     {
-        _notifications = new NetlinkSocket(
-            RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_ROUTE);
+    }
+
+    /// <summary>Subscribes to other notifications.</summary>
+    /// <param name="protocol">NETLINK_...</param>
+    /// <param name="groups">The groups to join.</param>
+    /// <param name="onMessage">Gets every message, on the monitor's thread; null where nobody wants to know what changed.</param>
+    /// <param name="onLoss">Is told on the same thread, and in order with the messages, that some were lost.</param>
+    /// <param name="receiveBuffer">The size of the kernel's queue in bytes (SO_RCVBUF), or null for the system's default.</param>
+    public NetlinkMonitor(
+        int protocol, ReadOnlySpan<int> groups, NetlinkReply? onMessage = null, Action? onLoss = null, int? receiveBuffer = null)
+    {
+        _onMessage = onMessage;
+        _onLoss = onLoss;
+        _notifications = new NetlinkSocket(protocol, groups);
         try
         {
             if (receiveBuffer is int bytes)
@@ -150,9 +170,10 @@ internal sealed class NetlinkMonitor : IDisposable
             int error = 0;
             for (int i = 0; i < MaxBatch && error == 0; i++)
             {
-                error = _notifications.Discard();
+                error = _onMessage is null ? _notifications.Discard() : _notifications.Read(_onMessage);
                 if (error == ENOBUFS)
                 {
+                    _onLoss?.Invoke();
                     Volatile.Write(ref _overflows, _overflows + 1);
                     error = 0;
                 }

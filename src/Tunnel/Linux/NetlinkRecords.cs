@@ -12,11 +12,20 @@ namespace Tunnel.Linux;
 /// <param name="Tos">The only TOS that it is for; 0 for all.</param>
 /// <param name="Source">The source address that goes with it (RTA_PREFSRC), or none.</param>
 /// <param name="Route">The route.</param>
-internal readonly record struct NetlinkRoute(uint Table, byte Type, byte Tos, InetAddress Source, HostRoute Route);
+internal readonly record struct NetlinkRoute(uint Table, byte Type, byte Tos, InetAddress Source, HostRoute Route)
+{
+    /// <summary>The gateway (RTA_GATEWAY), or none.</summary>
+    public InetAddress Gateway { get; init; }
+
+    /// <summary>Whether packets need more than a neighbour of the same family: RTA_VIA, or RTA_ENCAP.</summary>
+    public bool NeedsMore { get; init; }
+}
 
 /// <summary>Parses the payloads of rtnetlink(7) messages. Each method is false for what is malformed or of another address family.</summary>
 internal static class NetlinkRecords
 {
+    private const int EthernetAddressLength = 6;
+
     /// <summary>Parses RTM_NEWLINK.</summary>
     public static unsafe bool TryParseLink(ReadOnlySpan<byte> payload, out HostLink? link)
     {
@@ -99,6 +108,8 @@ internal static class NetlinkRecords
         uint metric = 0;
         uint mtu = 0;
         bool severalHops = false;
+        ReadOnlySpan<byte> via = default;
+        bool needsMore = false;
         var attributes = new NetlinkReader(payload[sizeof(rtmsg)..]);
         while (attributes.TryReadAttribute(out ushort type, out ReadOnlySpan<byte> value))
         {
@@ -122,6 +133,12 @@ internal static class NetlinkRecords
                 case RTA_METRICS:
                     mtu = ReadMtu(value);
                     break;
+                case RTA_GATEWAY:
+                    via = value;
+                    break;
+                case RTA_VIA or RTA_ENCAP or RTA_ENCAP_TYPE:
+                    needsMore = true;
+                    break;
                 case RTA_MULTIPATH or RTA_NH_ID:
                     severalHops = true;
                     break;
@@ -129,7 +146,8 @@ internal static class NetlinkRecords
         }
 
         if (!TryReadPrefix(head.rtm_family, destination, head.rtm_dst_len, out IpPrefix prefix) ||
-            !TryReadSource(head.rtm_family, source, out InetAddress preferred))
+            !TryReadAddress(head.rtm_family, source, out InetAddress preferred) ||
+            !TryReadAddress(head.rtm_family, via, out InetAddress gateway))
         {
             return false;
         }
@@ -138,9 +156,110 @@ internal static class NetlinkRecords
         bool leadsNowhere = head.rtm_type is RTN_BLACKHOLE or RTN_UNREACHABLE or RTN_PROHIBIT or RTN_THROW;
         int linkIndex = severalHops || leadsNowhere ? 0 : (int)link;
         route = new NetlinkRoute(
-            table, head.rtm_type, head.rtm_tos, preferred, new HostRoute(prefix, linkIndex, head.rtm_protocol, metric, (int)mtu));
+            table, head.rtm_type, head.rtm_tos, preferred, new HostRoute(prefix, linkIndex, head.rtm_protocol, metric, (int)mtu))
+        {
+            Gateway = gateway,
+            NeedsMore = needsMore,
+        };
         return true;
     }
+
+    /// <summary>Parses RTM_NEWLINK for what packets over the device need.</summary>
+    public static bool TryParseLinkKind(ReadOnlySpan<byte> payload, out string name, out bool isEthernet)
+    {
+        isEthernet = false;
+        name = "";
+        if (!TryParseLink(payload, out HostLink? link) || !MemoryMarshal.TryRead(payload, out ifinfomsg head))
+        {
+            return false;
+        }
+
+        name = link!.Name;
+        isEthernet = head.ifi_type == ARPHRD_ETHER && (head.ifi_flags & IFF_LOOPBACK) == 0;
+        return true;
+    }
+
+    /// <summary>Parses RTM_NEWNEIGH and RTM_DELNEIGH of IPv4 neighbours.</summary>
+    public static unsafe bool TryParseNeighbor(ushort messageType, ReadOnlySpan<byte> payload, out HostNeighbor? neighbor)
+    {
+        const int Usable = NUD_REACHABLE | NUD_STALE | NUD_DELAY | NUD_PROBE | NUD_NOARP | NUD_PERMANENT;
+        neighbor = null;
+        if (!MemoryMarshal.TryRead(payload, out ndmsg head) || head.ndm_family != LibC.AF_INET)
+        {
+            return false;
+        }
+
+        ReadOnlySpan<byte> destination = default;
+        ReadOnlySpan<byte> linkAddress = default;
+        var attributes = new NetlinkReader(payload[sizeof(ndmsg)..]);
+        while (attributes.TryReadAttribute(out ushort type, out ReadOnlySpan<byte> value))
+        {
+            switch (type)
+            {
+                case NDA_DST:
+                    destination = value;
+                    break;
+                case NDA_LLADDR:
+                    linkAddress = value;
+                    break;
+            }
+        }
+
+        if (destination.IsEmpty || !TryReadAddress(head.ndm_family, destination, out InetAddress address))
+        {
+            return false;
+        }
+
+        bool isUsable = messageType == RTM_NEWNEIGH && (head.ndm_state & Usable) != 0 && linkAddress.Length == EthernetAddressLength;
+        ulong bits = 0;
+        foreach (byte part in isUsable ? linkAddress : [])
+        {
+            bits = (bits << 8) | part;
+        }
+
+        neighbor = new HostNeighbor(head.ndm_ifindex, address, bits, isUsable, isUsable && head.ndm_state == NUD_STALE);
+        return true;
+    }
+
+    /// <summary>Parses XFRM_MSG_NEWPOLICY; false also for policies that packets of this host's own never meet.</summary>
+    public static unsafe bool TryParsePolicy(ReadOnlySpan<byte> payload, out XfrmPolicy? policy)
+    {
+        policy = null;
+
+        // Directions beyond these are for forwarding, and a socket's own.
+        if (!MemoryMarshal.TryRead(payload, out xfrm_userpolicy_info info) ||
+            info.sel.family != LibC.AF_INET || info.dir is not (XFRM_POLICY_IN or XFRM_POLICY_OUT) ||
+            info.sel.prefixlen_s > 32 || info.sel.prefixlen_d > 32)
+        {
+            return false;
+        }
+
+        bool hasTemplates = false;
+        var attributes = new NetlinkReader(payload[sizeof(xfrm_userpolicy_info)..]);
+        while (attributes.TryReadAttribute(out ushort type, out ReadOnlySpan<byte> value))
+        {
+            switch (type)
+            {
+                case XFRMA_TMPL:
+                    hasTemplates = !value.IsEmpty;
+                    break;
+                case XFRMA_IF_ID when MemoryMarshal.TryRead(value, out uint device) && device != 0:
+                    return false;
+            }
+        }
+
+        policy = new XfrmPolicy(
+            info.dir == XFRM_POLICY_IN ? XfrmDirection.In : XfrmDirection.Out,
+            ReadSelector(info.sel.saddr, info.sel.prefixlen_s),
+            ReadSelector(info.sel.daddr, info.sel.prefixlen_d),
+            info.sel.proto,
+            info.action == XFRM_POLICY_BLOCK,
+            hasTemplates);
+        return true;
+    }
+
+    private static IpPrefix ReadSelector(xfrm_address_t address, byte length) =>
+        new IpPrefix(InetAddress.Read(MemoryMarshal.AsBytes<uint>(address)[..4]), length).Network;
 
     private static uint ReadMtu(ReadOnlySpan<byte> metrics)
     {
@@ -157,7 +276,7 @@ internal static class NetlinkRecords
         return mtu;
     }
 
-    private static bool TryReadSource(byte family, ReadOnlySpan<byte> bytes, out InetAddress address)
+    private static bool TryReadAddress(byte family, ReadOnlySpan<byte> bytes, out InetAddress address)
     {
         address = InetAddress.None;
         if (bytes.IsEmpty)

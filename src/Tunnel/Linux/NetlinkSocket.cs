@@ -16,7 +16,7 @@ internal readonly record struct NetlinkResult(int Errno, string Reason, bool Int
 internal delegate void NetlinkReply(NetlinkMessage reply);
 
 /// <summary>
-/// A rtnetlink(7) socket of the calling thread's network namespace: for requests, or for notifications once it has joined groups.
+/// A netlink(7) socket of the calling thread's network namespace: for requests, or for notifications once it has joined groups.
 /// Not thread-safe.
 /// </summary>
 internal sealed unsafe class NetlinkSocket : IDisposable
@@ -24,16 +24,25 @@ internal sealed unsafe class NetlinkSocket : IDisposable
     // The kernel puts at most 32 KiB of a dump in one datagram (netlink_dump), and at most one message where that is larger.
     private const int BufferLength = 64 * 1024;
 
-    private readonly byte[] _buffer;
+    private byte[]? _buffer;
     private uint _sequence;
     private int _fd;
 
-    /// <summary>Opens a socket.</summary>
+    /// <summary>Opens a socket of rtnetlink(7).</summary>
     /// <param name="groups">The notification groups (RTNLGRP_...) to join; none for a socket for requests.</param>
     /// <exception cref="HostNetworkException">The kernel refused.</exception>
     public NetlinkSocket(params ReadOnlySpan<int> groups)
+        : this(NETLINK_ROUTE, groups)
     {
-        _fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
+    }
+
+    /// <summary>Opens a socket.</summary>
+    /// <param name="protocol">NETLINK_...</param>
+    /// <param name="groups">The notification groups to join; none for a socket for requests.</param>
+    /// <exception cref="HostNetworkException">The kernel refused; EPROTONOSUPPORT where it has no such protocol.</exception>
+    public NetlinkSocket(int protocol, ReadOnlySpan<int> groups)
+    {
+        _fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, protocol);
         if (_fd < 0)
         {
             throw Failure("open a netlink socket", errno);
@@ -55,14 +64,14 @@ internal sealed unsafe class NetlinkSocket : IDisposable
         foreach (int group in groups)
         {
             int error = SetOption(NETLINK_ADD_MEMBERSHIP, group);
-            if (error != 0)
+
+            // What a kernel has no group for can't happen there (nexthop objects before 5.3).
+            if (error != 0 && error != EINVAL)
             {
                 Dispose();
                 throw Failure("subscribe to network changes", error);
             }
         }
-
-        _buffer = groups.IsEmpty ? GC.AllocateUninitializedArray<byte>(BufferLength) : [];
     }
 
     /// <summary>The descriptor, for poll(2).</summary>
@@ -128,6 +137,40 @@ internal sealed unsafe class NetlinkSocket : IDisposable
         return 0;
     }
 
+    /// <summary>Reads one waiting notification.</summary>
+    /// <param name="onMessage">Gets its messages, in order.</param>
+    /// <returns>0 where there was one, else the errno: EAGAIN where none is waiting, ENOBUFS where some were lost.</returns>
+    public int Read(NetlinkReply onMessage)
+    {
+        _buffer ??= GC.AllocateUninitializedArray<byte>(BufferLength);
+        long length;
+        fixed (byte* bytes = _buffer)
+        {
+            while ((length = recv(_fd, bytes, _buffer.Length, MSG_DONTWAIT | MSG_TRUNC)) < 0)
+            {
+                int error = errno;
+                if (error != EINTR)
+                {
+                    return error;
+                }
+            }
+        }
+
+        // One that does not fit is as good as lost.
+        if (length > _buffer.Length)
+        {
+            return ENOBUFS;
+        }
+
+        var reader = new NetlinkReader(_buffer.AsSpan(0, (int)length));
+        while (reader.TryReadMessage(out NetlinkMessage message))
+        {
+            onMessage(message);
+        }
+
+        return 0;
+    }
+
     /// <inheritdoc/>
     public void Dispose()
     {
@@ -162,6 +205,7 @@ internal sealed unsafe class NetlinkSocket : IDisposable
 
     private ReadOnlySpan<byte> Receive()
     {
+        _buffer ??= GC.AllocateUninitializedArray<byte>(BufferLength);
         fixed (byte* bytes = _buffer)
         {
             while (true)

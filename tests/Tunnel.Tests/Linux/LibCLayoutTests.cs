@@ -40,16 +40,22 @@ public sealed class LibCLayoutTests
         #include <linux/filter.h>
         #include <linux/if.h>
         #include <linux/if_addr.h>
+        #include <linux/if_arp.h>
         #include <linux/if_ether.h>
         #include <linux/if_link.h>
         #include <linux/if_packet.h>
         #include <linux/if_tun.h>
         #include <linux/ipv6_route.h>
+        #include <linux/neighbour.h>
+        #include <linux/netfilter.h>
+        #include <linux/netfilter/nf_tables.h>
+        #include <linux/netfilter/nfnetlink.h>
         #include <linux/netlink.h>
         #include <linux/rtnetlink.h>
         #include <linux/sock_diag.h>
         #include <linux/sockios.h>
         #include <linux/virtio_net.h>
+        #include <linux/xfrm.h>
         #ifndef TUN_F_USO4 // headers before Linux 6.2
         #define TUN_F_USO4 0x20
         #define TUN_F_USO6 0x40

@@ -1,0 +1,36 @@
+using System.Text.Json;
+using Tunnel.Dataplane;
+
+namespace Tunnel.Control.Paths;
+
+/// <summary>
+/// Turns what the netfilter tools print into rules that can be asked about plain GRE. Errs on the side of "a rule applies": then raw
+/// sockets are used, which are right in any case.
+/// </summary>
+internal static class NetfilterJudgement
+{
+    /// <summary>Reads rules. What can't be read counts as a rule that applies.</summary>
+    public static NetfilterRuleset Read(NetfilterRules rules)
+    {
+        var chains = new List<NetfilterChain>();
+        var unreadable = new List<string>(rules.Unreadable);
+        string compatible = rules.Compatible is string text && !text.Contains("incompatible", StringComparison.Ordinal) &&
+            !text.Contains("[unsupported", StringComparison.Ordinal) ? text : "";
+        IReadOnlySet<string> elsewhere = IptablesReader.TablesOf(compatible);
+        try
+        {
+            if (rules.Nftables is string nftables)
+            {
+                chains.AddRange(NftablesReader.Read(nftables, table => table.StartsWith("ip ", StringComparison.Ordinal) && elsewhere.Contains(table[3..])));
+            }
+        }
+        catch (Exception failure) when (failure is JsonException or InvalidOperationException or FormatException or KeyNotFoundException)
+        {
+            unreadable.Add($"nftables: what nft printed can't be read ({failure.Message})");
+        }
+
+        chains.AddRange(IptablesReader.Read(compatible, "iptables", _ => true));
+        chains.AddRange(IptablesReader.Read(rules.Legacy ?? "", "iptables-legacy", _ => true));
+        return new NetfilterRuleset(chains, unreadable);
+    }
+}
