@@ -58,9 +58,12 @@ internal partial class Node(string name, string netns)
             for object in link address 'route show table all' '-6 route show table all' rule '-6 rule'; do
                 echo "== $object"; ip -o $object | sort
             done
-            for file in unix raw raw6 packet; do
+            for file in unix raw6; do
                 echo "== $file"; tail -n +2 /proc/net/$file | wc -l
             done
+            # A running daemon changes between raw and packet sockets as it sees fit.
+            echo "== raw and packet sockets"
+            [ "$(tail -n +2 /proc/net/raw | wc -l)" = 0 ] && tail -n +2 /proc/net/packet | wc -l || echo "in use"
             echo "== nftables"; if command -v nft >/dev/null; then nft list ruleset; fi
             """;
         return (await ShellAsync(Look)).Succeeded().Out;
