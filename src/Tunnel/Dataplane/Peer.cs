@@ -140,7 +140,7 @@ public sealed class Peer
 /// <param name="KeyIn">The key that its packets must have; null for none.</param>
 /// <param name="KeyOut">The key that packets to it get; null for none.</param>
 /// <param name="UsesChecksum">Whether packets to it get a GRE checksum. Received checksums are verified in any case.</param>
-/// <param name="UsesSequence">Whether packets to it get sequence numbers. Received ones are checked in any case.</param>
+/// <param name="UsesSequence">Whether packets to it get sequence numbers. Received ones are checked in any case, unless several workers receive: then there is no order to check.</param>
 /// <param name="Gmtu">The largest inner packet that fits the underlay path after encapsulation, in bytes (RFC 7588).</param>
 /// <param name="UdpPort">The UDP port that packets to it go to (GRE-in-UDP, RFC 8086); 0 for plain GRE.</param>
 public sealed record PeerSettings(

@@ -19,7 +19,7 @@ internal sealed unsafe class PacketRing : IDisposable
 {
     private const int BlockSize = 1 << 16;
     private const int RingSize = 8 << 20;
-    private const int QueueSize = 4 << 20;
+    private const int QueueSize = 32 << 20;
 
     private readonly FileDescriptor _descriptor;
     private readonly MappedMemory _frames;

@@ -14,7 +14,7 @@ namespace Tunnel.Linux;
 /// </summary>
 internal sealed unsafe class UdpReceiver : IDisposable
 {
-    private const int BufferSize = 8 << 20;
+    private const int BufferSize = 32 << 20;
     private const int MessageCount = 64;
 
     // The traffic class, and the size of a datagram where there are several.
