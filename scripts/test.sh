@@ -38,7 +38,7 @@ check() {
 if is_root; then
   install_missing ip:iproute2 ping:iputils-ping ethtool:ethtool tcpdump:tcpdump nc:netcat-openbsd iperf3:iperf3 \
     redis-cli:redis-tools setpriv:util-linux gcc:gcc /usr/include/stdio.h:libc6-dev /usr/include/linux/if_tun.h:linux-libc-dev \
-    /usr/bin/python3:python3 /usr/lib/python3/dist-packages/scapy:python3-scapy systemd-analyze:systemd shellcheck:shellcheck
+    /usr/bin/python3:python3 /usr/lib/python3/dist-packages/scapy:python3-scapy systemd-analyze:systemd shellcheck:shellcheck jq:jq
 else
   say "not root: tests that need network namespaces are skipped (sudo $0 runs them)"
 fi
@@ -88,11 +88,11 @@ for project in "${projects[@]//\\//}"; do
   grep -q Microsoft.NET.Test.Sdk "$project" && test_project "$project"
 done
 
-for script in scripts/*.sh .ci/run; do
+for script in scripts/*.sh scripts/bench/*.sh .ci/run; do
   check "$script parses" bash -n "$script"
 done
 if command -v shellcheck >/dev/null; then
-  check "shellcheck" shellcheck -x -P SCRIPTDIR scripts/*.sh .ci/run
+  check "shellcheck" shellcheck -x -a -P SCRIPTDIR scripts/*.sh .ci/run
 else
   skip "shellcheck" "it is not installed"
 fi
