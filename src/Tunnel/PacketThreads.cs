@@ -17,6 +17,7 @@ internal sealed class PacketThreads : IDisposable
 
     private readonly TunDevice[] _queues;
     private readonly Worker[] _workers;
+    private readonly GreSegmenter? _segmenter;
 
     /// <summary>Opens device and sockets; <see cref="Start"/> starts the workers.</summary>
     /// <param name="config">The configuration to start with.</param>
@@ -29,7 +30,8 @@ internal sealed class PacketThreads : IDisposable
         _workers = new Worker[count];
         try
         {
-            Offloads = new OffloadState(_queues[0].EnableOffloads() | Dataplane.Offloads.UdpSegment | Dataplane.Offloads.UdpGro);
+            Offloads = new OffloadState(
+                _queues[0].EnableOffloads() | Dataplane.Offloads.UdpSegment | Dataplane.Offloads.UdpGro | Dataplane.Offloads.GreSegment);
             Underlay = new HostUnderlay(SettingsOf(config, host, count), Offloads);
             NetworkCounters = [.. _queues.Select(_ => new PeerCounters())];
             var waits = new PollReadiness[count];
@@ -44,6 +46,7 @@ internal sealed class PacketThreads : IDisposable
                     config.Datapath.Pin ? CpuAffinity.PinTo(i) : null);
             }
 
+            _segmenter = OpenSegmenter(config.Name, host);
             Underlay.OnSocketsChanged = () => Array.ForEach(waits, wait => wait.Wake());
         }
         catch
@@ -80,7 +83,28 @@ internal sealed class PacketThreads : IDisposable
         }
 
         Underlay?.Dispose();
+        _segmenter?.Dispose();
         Array.ForEach(_queues, queue => queue.Dispose());
+    }
+
+    // Where the kernel does not let us, packets are cut here.
+    private GreSegmenter? OpenSegmenter(string network, IHostNetwork host)
+    {
+        try
+        {
+            var segmenter = new GreSegmenter(host.FindLink(network)?.Index ?? 0, _queues);
+            foreach (WorkerUnderlay worker in Underlay.Workers)
+            {
+                worker.Segmenter = segmenter;
+            }
+
+            return segmenter;
+        }
+        catch (DeviceOpenException refused)
+        {
+            Offloads.Refuse(Dataplane.Offloads.GreSegment, refused.Message);
+            return null;
+        }
     }
 
     // Where the configuration wants a family, its absence is an error; otherwise a host without IPv6 simply has none. Where local

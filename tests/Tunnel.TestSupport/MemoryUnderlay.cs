@@ -38,6 +38,9 @@ public sealed class MemoryUnderlay : IUnderlay
     }
 
     /// <inheritdoc/>
+    public bool Cuts(UnderlayTarget target) => false;
+
+    /// <inheritdoc/>
     public void Send(GatherBatch batch)
     {
         for (int i = 0; i < batch.Count; i++)

@@ -43,6 +43,9 @@ public sealed class ReplayUnderlay(IReadOnlyList<byte[]> packets) : IUnderlay
     public int Receive(PacketBatch batch) => _replay.Fill(batch);
 
     /// <inheritdoc/>
+    public bool Cuts(UnderlayTarget target) => false;
+
+    /// <inheritdoc/>
     public void Send(GatherBatch batch) => Sent += batch.Count;
 
     /// <inheritdoc/>

@@ -44,6 +44,9 @@ public sealed class SourceUnderlay(IPacketSource source, IPacketSink sink) : IUn
     public int Receive(PacketBatch batch) => SourceDevices.Fill(batch, source);
 
     /// <inheritdoc/>
+    public bool Cuts(UnderlayTarget target) => false;
+
+    /// <inheritdoc/>
     public void Send(GatherBatch batch) => SourceDevices.Empty(batch, sink);
 
     /// <inheritdoc/>

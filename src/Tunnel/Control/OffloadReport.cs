@@ -49,6 +49,7 @@ internal static class OffloadWords
         (Offloads.TunUdp, "tun-udp"),
         (Offloads.UdpSegment, "udp-segment"),
         (Offloads.UdpGro, "udp-gro"),
+        (Offloads.GreSegment, "gre-segment"),
     ];
 
     /// <summary>The word of one offload.</summary>

@@ -22,6 +22,12 @@ public interface IUnderlay : IDisposable
     /// </summary>
     void Send(GatherBatch batch);
 
+    /// <summary>
+    /// Whether a super-packet to this target may be sent uncut: its outer headers as the first piece, with lengths that don't count, then the inner
+    /// super-packet, and <see cref="GatherPacket.Offload"/> counted from that.
+    /// </summary>
+    bool Cuts(UnderlayTarget target);
+
     /// <summary>Packets that the kernel dropped because this end's receive queue was full, since the underlay was opened.</summary>
     long ReceiveQueueDrops { get; }
 }

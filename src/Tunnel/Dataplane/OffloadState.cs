@@ -18,6 +18,9 @@ public enum Offloads
 
     /// <summary>Datagrams of GRE-in-UDP arrive many at a time (UDP_GRO).</summary>
     UdpGro = 8,
+
+    /// <summary>TCP and UDP super-packets inside plain GRE over IPv4 are cut by the kernel, or by the device.</summary>
+    GreSegment = 16,
 }
 
 /// <summary>

@@ -200,7 +200,7 @@ public sealed class Outbound
             return false;
         }
 
-        _sends.Add(segments, piece, protocolType, peer, flowHash);
+        _sends.Add(segments, piece, offload, protocolType, peer, flowHash);
         return true;
     }
 

@@ -21,6 +21,7 @@ internal sealed class SendQueue
     private readonly int _worker;
     private readonly GatherBatch _sends = new(MaxPackets, MaxPieces);
     private readonly Peer[] _receivers = new Peer[MaxPackets];
+    private readonly int[] _repeated = new int[MaxPackets];
     private readonly PinnedPacketMemory _headers = new(HeaderSlots * HeaderSlot);
     private int _headersUsed;
     private int _piecesUsed;
@@ -59,11 +60,19 @@ internal sealed class SendQueue
     /// <summary>Adds all segments of a super-packet.</summary>
     /// <param name="segmentation">How it is cut.</param>
     /// <param name="packet">Where it lies.</param>
+    /// <param name="offload">What the TUN device said of it.</param>
     /// <param name="protocolType">Its EtherType.</param>
     /// <param name="peer">Who gets it.</param>
     /// <param name="flowHash">The hash of its flow; looked at for GRE-in-UDP only.</param>
-    public void Add(in Segmentation segmentation, in Piece packet, ushort protocolType, Peer peer, uint flowHash)
+    public void Add(in Segmentation segmentation, in Piece packet, in Offload offload, ushort protocolType, Peer peer, uint flowHash)
     {
+        if (_underlay.Cuts(peer.Target) && !peer.Settings.UsesChecksum && !peer.Settings.UsesSequence &&
+            packet.Length + peer.Overhead <= ushort.MaxValue)
+        {
+            AddUncut(segmentation, packet, offload, protocolType, peer);
+            return;
+        }
+
         int headerLength = peer.Overhead + segmentation.HeaderLength;
         for (int i = 0; i < segmentation.Count; i++)
         {
@@ -86,6 +95,22 @@ internal sealed class SendQueue
         }
     }
 
+    // The kernel cuts it. The inner packet's own headers are written again in every segment.
+    private void AddUncut(in Segmentation segmentation, in Piece packet, in Offload offload, ushort protocolType, Peer peer)
+    {
+        MakeRoom(pieces: 2);
+        int slot = _headersUsed++ * HeaderSlot;
+        peer.WriteOuterHeaders(_headers.Slice(slot, peer.Overhead), packet.Length, protocolType, innerSum: 0);
+        int index = _sends.Add(
+            new Piece(_headers, slot, peer.Overhead), offload with { HeaderLength = (ushort)segmentation.HeaderLength }, peer.Target);
+        _sends.Append(packet);
+        _sends[index].Segments = segmentation.Count;
+        _receivers[index] = peer;
+        _repeated[index] = (segmentation.Count - 1) * segmentation.HeaderLength;
+        _piecesUsed += 2;
+        _isOpen = false;
+    }
+
     /// <summary>Sends what was added and counts what became of it.</summary>
     public void Flush()
     {
@@ -102,7 +127,9 @@ internal sealed class SendQueue
             ref GatherPacket sent = ref _sends[i];
             if (sent.Result == TransmitResult.Sent)
             {
-                counters.CountSent(sent.Segments, sent.Length - (sent.Segments * peer.Overhead));
+                bool isUncut = sent.Offload.Gso != GsoType.None;
+                int outer = isUncut ? peer.Overhead - _repeated[i] : sent.Segments * peer.Overhead;
+                counters.CountSent(sent.Segments, sent.Length - outer);
             }
             else
             {

@@ -143,6 +143,13 @@ internal sealed class BpfAssembler
         return Add(Uapi.BPF_JMP | comparison | Uapi.BPF_K, register, immediate: value);
     }
 
+    /// <summary>Jumps where a register compares so with another.</summary>
+    public BpfAssembler JumpIfRegister(int comparison, int register, int other, string label)
+    {
+        _jumps.Add((_instructions.Count, label));
+        return Add(Uapi.BPF_JMP | comparison | Uapi.BPF_X, register, other);
+    }
+
     /// <summary>Ends with a result.</summary>
     public BpfAssembler Exit(int result) => Set(0, result).Add(Uapi.BPF_JMP | Uapi.BPF_EXIT);
 

@@ -56,7 +56,7 @@ internal sealed class HostUnderlay : IUnderlayPaths, IUnderlayReception, IDispos
             {
                 RawGreSocket? raw4 = settings.Ipv4 is InetAddress local4 ? new RawGreSocket(isIpv6: false, local4) : null;
                 RawGreSocket? raw6 = settings.Ipv6 is InetAddress local6 ? OpenOrClose(() => new RawGreSocket(isIpv6: true, local6), raw4) : null;
-                _workers[i] = new WorkerUnderlay(raw4, raw6, isIpv6 => OpenSender(isIpv6, offloads));
+                _workers[i] = new WorkerUnderlay(raw4, raw6, i, offloads, isIpv6 => OpenSender(isIpv6, offloads));
             }
         }
         catch

@@ -13,6 +13,9 @@ internal sealed class WorkerUnderlay : IUnderlay
     private readonly RawGreSocket? _raw4;
     private readonly RawGreSocket? _raw6;
     private readonly Func<bool, UdpSender> _openSender;
+    private readonly OffloadState _offloads;
+    private readonly int _number;
+    private GreSegmenter? _segmenter;
     private PacketRing? _ring;
     private PacketSender? _packetSender;
     private UdpReceiver? _udp4;
@@ -24,9 +27,13 @@ internal sealed class WorkerUnderlay : IUnderlay
     /// <summary>Takes over a worker's raw sockets.</summary>
     /// <param name="raw4">The IPv4 socket, where there is one.</param>
     /// <param name="raw6">The IPv6 socket, where there is one.</param>
+    /// <param name="number">The worker's number.</param>
+    /// <param name="offloads">Which offloads are in use.</param>
     /// <param name="openSender">Opens the UDP ports of a family (true: IPv6) to send from, when the first packet needs them.</param>
-    public WorkerUnderlay(RawGreSocket? raw4, RawGreSocket? raw6, Func<bool, UdpSender> openSender)
+    public WorkerUnderlay(RawGreSocket? raw4, RawGreSocket? raw6, int number, OffloadState offloads, Func<bool, UdpSender> openSender)
     {
+        _number = number;
+        _offloads = offloads;
         _raw4 = raw4;
         _raw6 = raw6;
         _openSender = openSender;
@@ -37,6 +44,12 @@ internal sealed class WorkerUnderlay : IUnderlay
     public long ReceiveQueueDrops =>
         (_raw4?.ReceiveQueueDrops ?? 0) + (_raw6?.ReceiveQueueDrops ?? 0) + (Ring?.Drops ?? 0) +
         (Udp4?.ReceiveQueueDrops ?? 0) + (Udp6?.ReceiveQueueDrops ?? 0);
+
+    /// <summary>What makes the kernel cut plain GRE; set before the worker starts, if at all.</summary>
+    public GreSegmenter? Segmenter
+    {
+        set => _segmenter = value;
+    }
 
     /// <summary>The IPv4 raw socket.</summary>
     public RawGreSocket? Raw4 => _raw4;
@@ -112,12 +125,17 @@ internal sealed class WorkerUnderlay : IUnderlay
             UnderlayTarget target = batch[first].Target!;
             LinkNeighbor? neighbor = packets is null ? null : target.Neighbor;
             int end = first + 1;
-            while (end < batch.Count && ReferenceEquals(batch[end].Target, target))
+            bool isUncut = batch[first].Offload.Gso != GsoType.None;
+            while (!isUncut && end < batch.Count && ReferenceEquals(batch[end].Target, target) && batch[end].Offload.Gso == GsoType.None)
             {
                 end++;
             }
 
-            if (target.UdpPort != 0)
+            if (isUncut)
+            {
+                SendUncut(batch, first, neighbor);
+            }
+            else if (target.UdpPort != 0)
             {
                 SenderOf(target).Send(batch, first, end, ref patience);
             }
@@ -137,6 +155,10 @@ internal sealed class WorkerUnderlay : IUnderlay
             first = end;
         }
     }
+
+    /// <inheritdoc/>
+    public bool Cuts(UnderlayTarget target) =>
+        _segmenter is not null && PacketSender is not null && target.Neighbor is not null && target.UdpPort == 0 && _offloads.Has(Offloads.GreSegment);
 
     /// <summary>Before a wait: gives received frames back, without which the ring counts as readable.</summary>
     public void PrepareWait() => Ring?.Release();
@@ -171,6 +193,22 @@ internal sealed class WorkerUnderlay : IUnderlay
         if (!more)
         {
             Readable &= ~socket;
+        }
+    }
+
+    // The next hop may have been lost since the packet was begun.
+    private void SendUncut(GatherBatch batch, int index, LinkNeighbor? neighbor)
+    {
+        if (neighbor is null)
+        {
+            batch[index].Result = TransmitResult.Unreachable;
+            return;
+        }
+
+        _segmenter!.Send(_number, batch, index, neighbor);
+        if (batch[index].Result == TransmitResult.Failed)
+        {
+            _offloads.Refuse(Offloads.GreSegment, "the kernel refused a super-packet");
         }
     }
 

@@ -1,0 +1,277 @@
+using System.Buffers.Binary;
+using System.Runtime.InteropServices;
+using Tunnel.Dataplane;
+using Tunnel.Wire;
+using static Tmds.Linux.LibC;
+
+namespace Tunnel.Linux;
+
+/// <summary>
+/// Makes the kernel cut super-packets of plain GRE over IPv4. The kernel can cut TCP and UDP inside GRE, in software or in the device, but
+/// takes such a packet from no socket: it must have encapsulated it itself. So the worker writes the inner super-packet to its TUN queue, behind a
+/// header that only marks it, and a BPF program on what the device receives takes the mark off, encapsulates, and sends the
+/// packet through the underlay's device. Everything else that the device receives passes by.
+/// Thread rule: <see cref="Send"/> by each worker with its own number; the rest before the workers start.
+/// </summary>
+internal sealed unsafe class GreSegmenter : IDisposable
+{
+    private const int SlotsPerWorker = 256;
+    private const int EthernetLength = 14;
+    private const int LongestOuter = Ipv4Header.Length + GreHeader.MinLength + 4;
+
+    // A slot of the map: device, sum of the outer IP header without its length, length of the outer headers, then those behind an Ethernet header.
+    private const int SlotLink = 0;
+    private const int SlotSum = 4;
+    private const int SlotOuterLength = 8;
+    private const int SlotHeaders = 16;
+    private const int SlotSize = 64;
+
+    private readonly FileDescriptor _map;
+    private readonly FileDescriptor _program;
+    private readonly FileDescriptor _link;
+    private readonly FileDescriptor _control;
+    private readonly Worker[] _workers;
+
+    /// <summary>Loads the program and attaches it to the TUN device.</summary>
+    /// <param name="linkIndex">The TUN device's index.</param>
+    /// <param name="queues">The workers' queues.</param>
+    /// <exception cref="DeviceOpenException">The kernel refuses; says why.</exception>
+    public GreSegmenter(int linkIndex, IReadOnlyList<TunDevice> queues)
+    {
+        _workers = [.. queues.Select(queue => new Worker(queue))];
+        _map = Open(Bpf.CreateArray(SlotSize, SlotsPerWorker * queues.Count), "make a BPF map");
+        try
+        {
+            SysResult loaded = Bpf.Load(Program(_map.Number), out string log);
+            if (loaded.IsError && log.Length > 0)
+            {
+                throw new DeviceOpenException($"the kernel refuses the BPF program: {log.Trim().Split('\n')[^1]}", Cure);
+            }
+
+            _program = Open(loaded, "load a BPF program");
+            _link = Open(Bpf.AttachIngress(_program.Number, linkIndex), "attach a BPF program (Linux 6.6)");
+            _control = Open(Sys.Socket(AF_INET, SOCK_DGRAM, 0), "open a socket");
+        }
+        catch
+        {
+            Dispose();
+            throw;
+        }
+    }
+
+    private static string Cure => "nothing: packets are cut by tunneld itself, at a higher cost; the unit may be given CAP_BPF";
+
+    /// <summary>Sends a super-packet, and writes its result.</summary>
+    /// <param name="worker">The worker's number.</param>
+    /// <param name="batch">The batch.</param>
+    /// <param name="index">The packet: outer headers as one piece, then the inner super-packet; its offload counts from the inner packet.</param>
+    /// <param name="neighbor">The next hop.</param>
+    public void Send(int worker, GatherBatch batch, int index, LinkNeighbor neighbor)
+    {
+        ref GatherPacket packet = ref batch[index];
+        ReadOnlySpan<Piece> pieces = batch.Pieces(index);
+        ReadOnlySpan<byte> outer = pieces[0].Span;
+        Worker own = _workers[worker];
+        int slot = own.SlotOf(packet.Target!);
+        if (slot < 0 || (own.HasChanged(slot, outer, neighbor) && !Describe((worker * SlotsPerWorker) + slot, outer, neighbor)))
+        {
+            packet.Result = TransmitResult.Failed;
+            return;
+        }
+
+        packet.Result = own.Write((worker * SlotsPerWorker) + slot, pieces[1..], packet.Offload);
+    }
+
+    /// <summary>Detaches the program.</summary>
+    public void Dispose()
+    {
+        _link?.Dispose();
+        _program?.Dispose();
+        _map.Dispose();
+        _control?.Dispose();
+    }
+
+    private static FileDescriptor Open(SysResult result, string action) => result.IsError
+        ? throw new DeviceOpenException($"cannot {action}: {result.Reason}", Cure)
+        : new FileDescriptor(result.Value);
+
+    // Registers: 6 the packet, 7 the slot, 8 the outer length, 9 what it is computed with. The stack has the headers at -56.
+    private static bpf_insn[] Program(int map)
+    {
+        const int Packet = 6;
+        const int Slot = 7;
+        const int Length = 8;
+        const int Scratch = 9;
+        const int Stack = 10;
+        const int Headers = -56;
+        const int Outer = Headers + EthernetLength;
+        const int Key = -8;
+        const int Grow = Uapi.BPF_F_ADJ_ROOM_FIXED_GSO | Uapi.BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | Uapi.BPF_F_ADJ_ROOM_ENCAP_L4_GRE;
+
+        // struct __sk_buff
+        const int PacketLength = 0;
+        const int Data = 76;
+        const int DataEnd = 80;
+
+        BpfAssembler program = new BpfAssembler()
+            .Move(Packet, 1)
+
+            // Marked: version 4, protocol 47, source 0.0.0.0. Inbound lets no such packet through.
+            .Load(Uapi.BPF_W, 2, Packet, Data).Load(Uapi.BPF_W, 3, Packet, DataEnd)
+            .Move(4, 2).Compute(Uapi.BPF_ADD, 4, Ipv4Header.Length + 1).JumpIfRegister(Uapi.BPF_JGT, 4, 3, "pass")
+            .Load(Uapi.BPF_B, 4, 2, 0).JumpIf(Uapi.BPF_JNE, 4, 0x45, "pass")
+            .Load(Uapi.BPF_B, 4, 2, 9).JumpIf(Uapi.BPF_JNE, 4, IpProtocol.Gre, "pass")
+            .Load(Uapi.BPF_W, 4, 2, 12).JumpIf(Uapi.BPF_JNE, 4, 0, "pass")
+
+            // The slot stands where the destination would, the inner version behind.
+            .Load(Uapi.BPF_W, 4, 2, 16).Store(Uapi.BPF_W, Stack, Key, 4)
+            .Load(Uapi.BPF_B, Scratch, 2, Ipv4Header.Length).Compute(Uapi.BPF_RSH, Scratch, 4)
+            .LoadMap(1, map).Move(2, Stack).Compute(Uapi.BPF_ADD, 2, Key).Call(Uapi.BPF_FUNC_map_lookup_elem)
+            .JumpIf(Uapi.BPF_JEQ, 0, 0, "drop")
+            .Move(Slot, 0);
+        for (int i = 0; i < 48; i += 8)
+        {
+            program.Load(Uapi.BPF_DW, 1, Slot, SlotHeaders + i).Store(Uapi.BPF_DW, Stack, Headers + i, 1);
+        }
+
+        program
+            .JumpIf(Uapi.BPF_JEQ, Scratch, 6, "ipv6")
+            .Set(1, BinaryPrimitives.ReverseEndianness(EtherType.Ipv4)).Store(Uapi.BPF_H, Stack, Outer + Ipv4Header.Length + 2, 1)
+            .Set(4, Uapi.BPF_F_ADJ_ROOM_FIXED_GSO | Uapi.BPF_F_ADJ_ROOM_DECAP_L3_IPV4)
+            .JumpIf(Uapi.BPF_JEQ, Scratch, 4, "unmark")
+            .Exit(Uapi.TC_ACT_SHOT)
+            .Label("ipv6")
+            .Set(1, BinaryPrimitives.ReverseEndianness(EtherType.Ipv6)).Store(Uapi.BPF_H, Stack, Outer + Ipv4Header.Length + 2, 1)
+            .Set(4, Uapi.BPF_F_ADJ_ROOM_FIXED_GSO | Uapi.BPF_F_ADJ_ROOM_DECAP_L3_IPV6)
+            .Label("unmark")
+            .Move(1, Packet).Set(2, -Ipv4Header.Length).Set(3, Uapi.BPF_ADJ_ROOM_MAC).Call(Uapi.BPF_FUNC_skb_adjust_room)
+            .JumpIf(Uapi.BPF_JNE, 0, 0, "drop")
+
+            // Total length and header checksum.
+            .Load(Uapi.BPF_W, Length, Slot, SlotOuterLength)
+            .Load(Uapi.BPF_W, Scratch, Packet, PacketLength).ComputeWith(Uapi.BPF_ADD, Scratch, Length)
+            .Move(1, Scratch).ToNetwork16(1).Store(Uapi.BPF_H, Stack, Outer + Ipv4Header.TotalLengthOffset, 1)
+            .Load(Uapi.BPF_W, 1, Slot, SlotSum).ComputeWith(Uapi.BPF_ADD, 1, Scratch)
+            .Move(2, 1).Compute(Uapi.BPF_RSH, 2, 16).Compute(Uapi.BPF_AND, 1, 0xffff).ComputeWith(Uapi.BPF_ADD, 1, 2)
+            .Move(2, 1).Compute(Uapi.BPF_RSH, 2, 16).Compute(Uapi.BPF_AND, 1, 0xffff).ComputeWith(Uapi.BPF_ADD, 1, 2)
+            .Compute(Uapi.BPF_XOR, 1, 0xffff).ToNetwork16(1).Store(Uapi.BPF_H, Stack, Outer + Ipv4Header.ChecksumOffset, 1)
+
+            .Move(1, Packet).Move(2, Length).Set(3, Uapi.BPF_ADJ_ROOM_MAC).Set(4, Grow).Set(5, 0).Call(Uapi.BPF_FUNC_skb_adjust_room)
+            .JumpIf(Uapi.BPF_JNE, 0, 0, "drop")
+            .Move(1, Packet).Set(2, EthernetLength).Set(3, 0).Call(Uapi.BPF_FUNC_skb_change_head)
+            .JumpIf(Uapi.BPF_JNE, 0, 0, "drop")
+            .Move(1, Packet).Set(2, 0).Move(3, Stack).Compute(Uapi.BPF_ADD, 3, Headers).Set(5, 0)
+            .Set(4, EthernetLength + LongestOuter - 4).JumpIf(Uapi.BPF_JNE, Length, LongestOuter, "store")
+            .Set(4, EthernetLength + LongestOuter)
+            .Label("store").Call(Uapi.BPF_FUNC_skb_store_bytes)
+            .JumpIf(Uapi.BPF_JNE, 0, 0, "drop")
+
+            // A clone: the original belongs to the TUN queue, and its segments would not all show that, which GRO on a virtual link takes for
+            // different flows.
+            .Move(1, Packet).Load(Uapi.BPF_W, 2, Slot, SlotLink).Set(3, 0).Call(Uapi.BPF_FUNC_clone_redirect)
+            .Label("drop").Exit(Uapi.TC_ACT_SHOT)
+            .Label("pass").Exit(Uapi.TC_ACT_UNSPEC);
+        return program.Build();
+    }
+
+    private bool Describe(int slot, ReadOnlySpan<byte> outer, LinkNeighbor neighbor)
+    {
+        byte* value = stackalloc byte[SlotSize];
+        var bytes = new Span<byte>(value, SlotSize);
+        bytes.Clear();
+        Span<byte> ethernet = bytes.Slice(SlotHeaders, EthernetLength);
+        Span<byte> headers = bytes.Slice(SlotHeaders + EthernetLength, LongestOuter);
+        if (outer.Length > LongestOuter || !TryReadAddress(neighbor.LinkIndex, ethernet.Slice(6, 6)))
+        {
+            return false;
+        }
+
+        Span<byte> address = stackalloc byte[sizeof(ulong)];
+        BinaryPrimitives.WriteUInt64BigEndian(address, neighbor.Address);
+        address[2..].CopyTo(ethernet);
+        BinaryPrimitives.WriteUInt16BigEndian(ethernet[12..], EtherType.Ipv4);
+        outer.CopyTo(headers);
+        headers.Slice(Ipv4Header.TotalLengthOffset, 2).Clear();
+        headers.Slice(Ipv4Header.ChecksumOffset, 2).Clear();
+        MemoryMarshal.Write(bytes[SlotLink..], neighbor.LinkIndex);
+        MemoryMarshal.Write(bytes[SlotSum..], (uint)InternetChecksum.Sum(headers[..Ipv4Header.Length]));
+        MemoryMarshal.Write(bytes[SlotOuterLength..], outer.Length);
+        return !Bpf.Update(_map.Number, (uint)slot, value).IsError;
+    }
+
+    // SIOCGIFNAME gives the name for the index, SIOCGIFHWADDR the link-layer address for the name: netdevice(7).
+    private bool TryReadAddress(int linkIndex, Span<byte> destination)
+    {
+        byte* request = stackalloc byte[40];
+        new Span<byte>(request, 40).Clear();
+        *(int*)(request + Uapi.IFNAMSIZ) = linkIndex;
+        if (Sys.Ioctl(_control.Number, Uapi.SIOCGIFNAME, request).IsError ||
+            Sys.Ioctl(_control.Number, Uapi.SIOCGIFHWADDR, request).IsError)
+        {
+            return false;
+        }
+
+        new ReadOnlySpan<byte>(request + Uapi.IFNAMSIZ + sizeof(ushort), destination.Length).CopyTo(destination);
+        return true;
+    }
+
+    // What one worker has described to the program.
+    private sealed class Worker(TunDevice queue)
+    {
+        private readonly Dictionary<UnderlayTarget, int> _slots = [];
+        private readonly LinkNeighbor?[] _neighbors = new LinkNeighbor?[SlotsPerWorker];
+        private readonly byte[] _outers = new byte[SlotsPerWorker * LongestOuter];
+        private readonly PinnedPacketMemory _mark = new(Ipv4Header.Length);
+        private readonly GatherBatch _write = new(1, 2);
+
+        // A target's slot; -1 where there is none left.
+        public int SlotOf(UnderlayTarget target)
+        {
+            if (!_slots.TryGetValue(target, out int slot))
+            {
+                slot = _slots.Count < SlotsPerWorker ? _slots.Count : -1;
+                if (slot >= 0)
+                {
+                    _slots.Add(target, slot);
+                }
+            }
+
+            return slot;
+        }
+
+        // Total length and checksum differ in every packet; the rest of the headers tells whether the peer's settings have changed.
+        public bool HasChanged(int slot, ReadOnlySpan<byte> outer, LinkNeighbor neighbor)
+        {
+            Span<byte> known = _outers.AsSpan(slot * LongestOuter, outer.Length);
+            if (ReferenceEquals(_neighbors[slot], neighbor) && known[12..20].SequenceEqual(outer[12..20]) &&
+                known[24..].SequenceEqual(outer[24..]) && known[20] == outer[20])
+            {
+                return false;
+            }
+
+            _neighbors[slot] = neighbor;
+            outer.CopyTo(known);
+            return true;
+        }
+
+        public TransmitResult Write(int slot, ReadOnlySpan<Piece> inner, in Offload offload)
+        {
+            Span<byte> mark = _mark.Slice(0, Ipv4Header.Length);
+            new Ipv4Header(InetAddress.FromIpv4(0), InetAddress.None, IpProtocol.Gre, PayloadLength: 0).Write(mark);
+            MemoryMarshal.Write(mark[16..], slot);
+            _write.Clear();
+            _write.Add(new Piece(_mark, 0, Ipv4Header.Length), offload with
+            {
+                ChecksumStart = (ushort)(offload.ChecksumStart + Ipv4Header.Length),
+                HeaderLength = (ushort)(offload.HeaderLength + Ipv4Header.Length),
+            });
+            foreach (ref readonly Piece piece in inner)
+            {
+                _write.Append(piece);
+            }
+
+            queue.Write(_write);
+            return _write[0].Result;
+        }
+    }
+}
