@@ -366,7 +366,8 @@ internal sealed partial class NetworkController : IAsyncDisposable
 
     // A raw socket bound to an address gets its packets only; an unbound one those of every local address.
     private IReadOnlySet<InetAddress> OwnAddresses(NetworkConfig config) =>
-        config.Underlay.Local.Count > 0 ? config.Underlay.Local.ToHashSet() : _parts.Host.GetOwnAddresses();
+        config.Underlay.Local.Count > 0 ? config.Underlay.Local.ToHashSet()
+            : _parts.Host.GetOwnAddresses().Except(config.Interface.Addresses.Select(address => address.Address)).ToHashSet();
 
     // New routes are refused where somebody else's lead elsewhere; routes that we had before are not judged again.
     private void RefuseForeignRoutes(NetworkState before, NetworkState next)

@@ -59,7 +59,7 @@ internal sealed unsafe class GreSegmenter : IDisposable
         }
     }
 
-    private static string Cure => "nothing: packets are cut by tunneld itself, at a higher cost; the unit may be given CAP_BPF";
+    private static string Cure => "nothing: packets are cut by tunneld itself, at a higher cost";
 
     /// <summary>Sends a super-packet, and writes its result.</summary>
     /// <param name="worker">The worker's number.</param>
@@ -91,9 +91,13 @@ internal sealed unsafe class GreSegmenter : IDisposable
         _control?.Dispose();
     }
 
-    private static FileDescriptor Open(SysResult result, string action) => result.IsError
-        ? throw new DeviceOpenException($"cannot {action}: {result.Reason}", Cure)
-        : new FileDescriptor(result.Value);
+    private static FileDescriptor Open(SysResult result, string action)
+    {
+        string missing = result.Errno == EPERM ? ": CAP_BPF is missing" : "";
+        return result.IsError
+            ? throw new DeviceOpenException($"cannot {action}: {result.Reason}{missing}", Cure)
+            : new FileDescriptor(result.Value);
+    }
 
     // Registers: 6 the packet, 7 the slot, 8 the outer length, 9 what it is computed with. The stack has the headers at -56.
     private static bpf_insn[] Program(int map)
