@@ -365,7 +365,7 @@ internal sealed partial class NetworkController : IAsyncDisposable
     }
 
     // A raw socket bound to an address gets its packets only; an unbound one those of every local address.
-    private IReadOnlySet<InetAddress> OwnAddresses(NetworkConfig config) =>
+    private HashSet<InetAddress> OwnAddresses(NetworkConfig config) =>
         config.Underlay.Local.Count > 0 ? config.Underlay.Local.ToHashSet()
             : _parts.Host.GetOwnAddresses().Except(config.Interface.Addresses.Select(address => address.Address)).ToHashSet();
 

@@ -192,7 +192,7 @@ public sealed class Inbound
             ? Known(packet, gre, out Offload offload)
             : KernelCoalescing.Judge(inner, peer.Gmtu, routing.DropsPartialUdp, out offload);
         if (Passes(gre, peer, verdict) &&
-            IsSourceAllowed(peer, routing.Routes.LookupIpv4(inner.Source.Ipv4), inner.Destination))
+            IsSourceAllowed(peer, OwnerOf(inner.Source.Ipv4, routing), inner.Destination))
         {
             Span<byte> bytes = packet.Memory.Slice(packet.Start + gre.HeaderLength, inner.TotalLength);
             if (TryMergeEcn(packet, peer, bytes, inner.TrafficClass & Ecn.Mask, isIpv4: true))
@@ -259,6 +259,9 @@ public sealed class Inbound
 
         return verdict != CoalescingVerdict.CoalescedUdp || Refuse(peer, DropReason.CoalescedUdp);
     }
+
+    // 5: 0.0.0.0 is nobody's address, and marks what we ourselves write to the device to be encapsulated (docs/decisions/0017).
+    private static Peer? OwnerOf(uint source, RoutingSnapshot routing) => source == 0 ? null : routing.Routes.LookupIpv4(source);
 
     // 5: the inner source must be this peer's by the same longest-prefix rule that sends packets to it.
     private bool IsSourceAllowed(Peer peer, Peer? owner, InetAddress innerDestination)

@@ -618,4 +618,14 @@ public sealed class InboundTests
         Assert.Equal(count, where.Drops(reason));
         Assert.Empty(_host.Tun.Written);
     }
+
+    [Fact]
+    public void A_source_of_all_zeros_is_nobodys_even_behind_a_default_route()
+    {
+        Peer peer = Overlay.Peer();
+        _host.With([(peer, ["0.0.0.0/0"])]);
+        _host.Receive(Packets.Outer(Vm2, Vm1, Packets.GrePacket(Packets.UdpPacket("0.0.0.0", Here4, Packets.Payload(100)))));
+        Assert.Empty(_host.Tun.Written);
+        Assert.Equal(1, peer.Counters[0].Drops(DropReason.SourceNotInPeerSubnets));
+    }
 }
