@@ -36,10 +36,10 @@ internal static unsafe class Bpf
     /// <summary>Loads a program for tcx.</summary>
     /// <param name="program">Its instructions.</param>
     /// <param name="log">What the verifier says where it refuses.</param>
-    public static SysResult Load(bpf_insn[] program, out string log)
+    public static SysResult Load(BpfInstruction[] program, out string log)
     {
         byte[] logBuffer = new byte[LogSize];
-        fixed (bpf_insn* instructions = program)
+        fixed (BpfInstruction* instructions = program)
         fixed (byte* logBytes = logBuffer)
         fixed (byte* license = "GPL\0"u8)
         {
@@ -84,22 +84,38 @@ internal static unsafe class Bpf
     }
 }
 
+/// <summary>struct bpf_insn of linux/bpf.h, whose registers are bit fields: 4 bits each, the destination lower.</summary>
+internal struct BpfInstruction
+{
+    /// <summary>Class, operation or size, and mode.</summary>
+    public byte Code;
+
+    /// <summary>Destination in the lower 4 bits, source in the upper.</summary>
+    public byte Registers;
+
+    /// <summary>Of memory in bytes, of a jump in instructions.</summary>
+    public short Offset;
+
+    /// <summary>A number.</summary>
+    public int Immediate;
+}
+
 /// <summary>An extended BPF program under construction. Registers are numbers; jumps go forward to labels.</summary>
 internal sealed class BpfAssembler
 {
-    private readonly List<bpf_insn> _instructions = [];
+    private readonly List<BpfInstruction> _instructions = [];
     private readonly List<(int Instruction, string Label)> _jumps = [];
     private readonly Dictionary<string, int> _labels = [];
 
     /// <summary>Adds an instruction.</summary>
     public BpfAssembler Add(int code, int destination = 0, int source = 0, int offset = 0, int immediate = 0)
     {
-        _instructions.Add(new bpf_insn
+        _instructions.Add(new BpfInstruction
         {
-            code = (byte)code,
-            registers = (byte)(destination | (source << 4)),
-            off = (short)offset,
-            imm = immediate,
+            Code = (byte)code,
+            Registers = (byte)(destination | (source << 4)),
+            Offset = (short)offset,
+            Immediate = immediate,
         });
         return this;
     }
@@ -161,12 +177,12 @@ internal sealed class BpfAssembler
     }
 
     /// <summary>The finished program.</summary>
-    public bpf_insn[] Build()
+    public BpfInstruction[] Build()
     {
-        bpf_insn[] program = [.. _instructions];
+        BpfInstruction[] program = [.. _instructions];
         foreach ((int instruction, string label) in _jumps)
         {
-            program[instruction].off = checked((short)(_labels[label] - instruction - 1));
+            program[instruction].Offset = checked((short)(_labels[label] - instruction - 1));
         }
 
         return program;

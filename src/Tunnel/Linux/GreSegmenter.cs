@@ -100,7 +100,7 @@ internal sealed unsafe class GreSegmenter : IDisposable
     }
 
     // Registers: 6 the packet, 7 the slot, 8 the outer length, 9 what it is computed with. The stack has the headers at -56.
-    private static bpf_insn[] Program(int map)
+    private static BpfInstruction[] Program(int map)
     {
         const int Packet = 6;
         const int Slot = 7;

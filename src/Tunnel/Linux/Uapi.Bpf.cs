@@ -51,15 +51,3 @@ internal static unsafe partial class Uapi
     [LibraryImport("libc", SetLastError = true)]
     public static partial nint syscall(nint number, nint first, void* second, nint third);
 }
-
-// C's names are lower case.
-#pragma warning disable CS8981
-
-/// <summary>One instruction of extended BPF: linux/bpf.h. The registers are 4 bits each, the destination lower.</summary>
-internal struct bpf_insn
-{
-    public byte code;
-    public byte registers;
-    public short off;
-    public int imm;
-}

@@ -36,6 +36,7 @@ public sealed class LibCLayoutTests
         #include <sys/un.h>
         #include <netinet/in.h>
         #include <netinet/udp.h>
+        #include <linux/bpf.h>
         #include <linux/ethtool.h>
         #include <linux/filter.h>
         #include <linux/if.h>
@@ -51,11 +52,18 @@ public sealed class LibCLayoutTests
         #include <linux/netfilter/nf_tables.h>
         #include <linux/netfilter/nfnetlink.h>
         #include <linux/netlink.h>
+        #include <linux/pkt_cls.h>
         #include <linux/rtnetlink.h>
         #include <linux/sock_diag.h>
         #include <linux/sockios.h>
+        #include <linux/version.h>
         #include <linux/virtio_net.h>
         #include <linux/xfrm.h>
+        #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 6, 0)
+        #define BPF_TCX_INGRESS 46
+        #define BPF_F_ADJ_ROOM_DECAP_L3_IPV4 (1 << 7)
+        #define BPF_F_ADJ_ROOM_DECAP_L3_IPV6 (1 << 8)
+        #endif
         #ifndef TUN_F_USO4 // headers before Linux 6.2
         #define TUN_F_USO4 0x20
         #define TUN_F_USO6 0x40
