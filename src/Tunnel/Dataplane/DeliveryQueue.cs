@@ -145,11 +145,11 @@ internal sealed class DeliveryQueue
             return default;
         }
 
-        bool mayJoin = payload > 0 && (isTcp
+        int segmentSize = offload.Gso == GsoType.None ? payload : offload.SegmentSize;
+        bool mayJoin = payload > 0 && segmentSize > 0 && (isTcp
             ? (bytes[start + TcpFlags] & ~Push) == Ack
             : BinaryPrimitives.ReadUInt16BigEndian(bytes[(start + 4)..]) == UdpView.HeaderLength + payload &&
               BinaryPrimitives.ReadUInt16BigEndian(bytes[(start + UdpView.ChecksumOffset)..]) != 0);
-        int segmentSize = offload.Gso == GsoType.None ? payload : offload.SegmentSize;
         return new Shape(protocol, isIpv4, mayJoin, start, headerLength, payload, segmentSize);
     }
 
