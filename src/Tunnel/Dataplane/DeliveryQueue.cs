@@ -128,12 +128,13 @@ internal sealed class DeliveryQueue
     private static Shape ShapeOf(ReadOnlySpan<byte> bytes, in Offload offload)
     {
         bool isIpv4 = bytes[0] >> 4 == 4;
-        int start = isIpv4 ? Ipv4Header.Length : Ipv6Header.Length;
+        int start = isIpv4 ? (bytes[0] & 0x0f) * 4 : Ipv6Header.Length;
         byte protocol = isIpv4 ? bytes[9] : bytes[6];
-        bool isPlain = isIpv4 ? bytes[0] == 0x45 && (BinaryPrimitives.ReadUInt16BigEndian(bytes[6..]) & 0x3fff) == 0 : true;
+        bool isFragment = isIpv4 && (BinaryPrimitives.ReadUInt16BigEndian(bytes[6..]) & 0x3fff) != 0;
+        bool hasIpOptions = isIpv4 && start != Ipv4Header.Length;
         bool isTcp = protocol == IpProtocol.Tcp;
         int shortest = isTcp ? TcpView.MinHeaderLength : UdpView.HeaderLength;
-        if (!isPlain || (!isTcp && protocol != IpProtocol.Udp) || bytes.Length < start + shortest)
+        if (isFragment || (!isTcp && protocol != IpProtocol.Udp) || bytes.Length < start + shortest)
         {
             return default;
         }
@@ -146,7 +147,7 @@ internal sealed class DeliveryQueue
         }
 
         int segmentSize = offload.Gso == GsoType.None ? payload : offload.SegmentSize;
-        bool mayJoin = payload > 0 && segmentSize > 0 && (isTcp
+        bool mayJoin = payload > 0 && segmentSize > 0 && !hasIpOptions && (isTcp
             ? (bytes[start + TcpFlags] & ~Push) == Ack
             : BinaryPrimitives.ReadUInt16BigEndian(bytes[(start + 4)..]) == UdpView.HeaderLength + payload &&
               BinaryPrimitives.ReadUInt16BigEndian(bytes[(start + UdpView.ChecksumOffset)..]) != 0);
