@@ -201,6 +201,7 @@ internal sealed class DeliveryQueue
             Head = index,
             Tail = index,
             Count = 1,
+            Segments = closed ? 1 : shape.Segments,
             Shape = shape,
             Length = bytes.Length,
             NextSequence = closed ? 0 : SequenceOf(bytes, shape) + (uint)shape.Payload,
@@ -219,7 +220,7 @@ internal sealed class DeliveryQueue
         ref Arrived head = ref _packets[item.Head];
         ReadOnlySpan<byte> headBytes = head.Packet.Span;
         bool joins = shape.MayJoin &&
-            item.Count < MaxSegments &&
+            item.Segments + shape.Segments <= MaxSegments &&
             item.Length + shape.Payload <= LargestPacket &&
             item.Shape.HeaderLength == shape.HeaderLength &&
             (shape.SegmentSize == item.Shape.SegmentSize || (shape.IsSingle && shape.Payload < item.Shape.SegmentSize)) &&
@@ -235,6 +236,7 @@ internal sealed class DeliveryQueue
         _packets[item.Tail].Next = index;
         item.Tail = index;
         item.Count++;
+        item.Segments += shape.Segments;
         item.Length += shape.Payload;
         item.NextSequence += (uint)shape.Payload;
         item.IsClosed = IsLast(bytes, shape, item.Shape.SegmentSize);
@@ -404,6 +406,7 @@ internal sealed class DeliveryQueue
         public int Head;
         public int Tail;
         public int Count;
+        public int Segments;
         public int Length;
         public uint NextSequence;
         public bool IsClosed;
@@ -416,5 +419,8 @@ internal sealed class DeliveryQueue
     {
         /// <summary>Whether it is one segment, and not several that the kernel has coalesced.</summary>
         public bool IsSingle => Payload == SegmentSize;
+
+        /// <summary>How many segments it will be cut into; only where it may join.</summary>
+        public int Segments => (Payload + SegmentSize - 1) / SegmentSize;
     }
 }
