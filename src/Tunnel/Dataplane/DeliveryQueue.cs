@@ -66,6 +66,7 @@ internal sealed class DeliveryQueue
         int index = _packetCount++;
         _packets[index] = new Arrived { Packet = packet, Offload = offload, Sender = sender, Next = -1 };
         Shape shape = ShapeOf(bytes, offload);
+        shape = shape with { MayJoin = shape.MayJoin && isSegmentSizeKnown };
         if (shape.Protocol == 0)
         {
             AddItem(index, shape, bytes, closed: true);
@@ -78,7 +79,7 @@ internal sealed class DeliveryQueue
             return;
         }
 
-        AddItem(index, shape, bytes, closed: !shape.MayJoin || !isSegmentSizeKnown);
+        AddItem(index, shape, bytes, closed: !shape.MayJoin);
         last = _itemCount;
     }
 
