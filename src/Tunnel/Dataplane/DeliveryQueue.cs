@@ -43,6 +43,9 @@ internal sealed class DeliveryQueue
     private int _itemCount;
     private int _piecesUsed;
 
+    // Super-packets of the kernel's that the device is known to refuse: cut at once, so that nothing behind them overtakes them.
+    private Offloads _refused;
+
     public DeliveryQueue(ITunDevice tun, OffloadState offloads, int worker)
     {
         _tun = tun;
@@ -99,9 +102,14 @@ internal sealed class DeliveryQueue
                 Write();
             }
 
-            if (item.Count == 1)
+            ref Arrived only = ref _packets[item.Head];
+            if (item.Count == 1 && (OffloadOf(only.Offload.Gso) & _refused) != 0)
             {
-                ref Arrived only = ref _packets[item.Head];
+                Write();
+                WriteSingly(item, only.Offload.Gso);
+            }
+            else if (item.Count == 1)
+            {
                 Begin(i, only.Packet, only.Offload);
             }
             else
@@ -326,7 +334,7 @@ internal sealed class DeliveryQueue
             }
             else if (_writes[i].Result == TransmitResult.Failed && _writes[i].Offload.Gso != GsoType.None)
             {
-                WriteSingly(item);
+                WriteSingly(item, _writes[i].Offload.Gso);
             }
             else
             {
@@ -338,8 +346,15 @@ internal sealed class DeliveryQueue
         _piecesUsed = 0;
     }
 
+    private static Offloads OffloadOf(GsoType gso) => gso switch
+    {
+        GsoType.None => Offloads.None,
+        GsoType.UdpL4 => Offloads.TunUdp,
+        _ => Offloads.TunTcp,
+    };
+
     // The kernel refused a super-packet. Its segments go one by one, and where those are taken, the offload is off from now on.
-    private void WriteSingly(in Item item)
+    private void WriteSingly(in Item item, GsoType gso)
     {
         int sent = 0;
         for (int i = item.Head; i >= 0; i = _packets[i].Next)
@@ -374,8 +389,8 @@ internal sealed class DeliveryQueue
 
         if (sent > 0)
         {
-            bool isTcp = item.Shape.Protocol == IpProtocol.Tcp;
-            _offloads.Refuse(isTcp ? Offloads.TunTcp : Offloads.TunUdp, "the TUN device refused a super-packet");
+            _refused |= OffloadOf(gso);
+            _offloads.Refuse(OffloadOf(gso), "the TUN device refused a super-packet");
         }
     }
 
