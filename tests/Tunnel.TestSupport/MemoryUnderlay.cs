@@ -11,6 +11,9 @@ public sealed class MemoryUnderlay : IUnderlay
     /// <inheritdoc/>
     public long ReceiveQueueDrops => 0;
 
+    /// <summary>How many packets wait to be received.</summary>
+    public int Waiting => _toReceive.Count;
+
     /// <summary>What was sent, pieces put together, in order.</summary>
     public List<(byte[] Bytes, InetAddress Destination)> Sent { get; } = [];
 
