@@ -83,16 +83,19 @@ public sealed class Inbound
         }
     }
 
-    // 2: several datagrams that follow one another, or one.
+    // 2: several datagrams that follow one another, or one, which may be empty.
     private void AdmitDatagrams(in Packet packet, RoutingSnapshot routing)
     {
         int size = packet.SegmentSize == 0 ? packet.Length : packet.SegmentSize;
-        for (int offset = 0; offset < packet.Length; offset += size)
+        int offset = 0;
+        do
         {
             int length = Math.Min(size, packet.Length - offset);
             var gre = new Arrival(packet.Memory, packet.Start + offset, length, packet.OuterEcn, IsCoalescingKnown: packet.SegmentSize != 0, default);
             AdmitGre(gre, packet.Source, InetAddress.None, routing);
+            offset += size;
         }
+        while (offset < packet.Length);
     }
 
     // 2: an IPv4-mapped source has no place on the wire, and here it would pass for the IPv4 endpoint. The kernel checks the checksum of
