@@ -131,24 +131,27 @@ public sealed class Inbound
         if (result != GreParseResult.Ok)
         {
             routing.IsEndpoint(source, out Peer? from);
-            CountDrop(from, ReasonOf(result));
+            if (IsForThisHost(destination, from, routing))
+            {
+                CountDrop(from, ReasonOf(result));
+            }
+
             return;
         }
 
         Peer? peer = FindSender(source, gre, routing);
         if (peer is null)
         {
-            // Unlike a raw socket, a packet socket also gets what this host merely forwards.
-            if (destination.IsNone || routing.IsOwn(destination))
+            bool isEndpoint = routing.IsEndpoint(source, out Peer? from);
+            if (IsForThisHost(destination, from, routing))
             {
-                bool isEndpoint = routing.IsEndpoint(source, out Peer? from);
                 CountDrop(from, isEndpoint ? DropReason.KeyMismatch : DropReason.UnknownPeer);
             }
 
             return;
         }
 
-        if (!destination.IsNone && destination != peer.Settings.Local && !routing.IsOwn(destination))
+        if (!IsForThisHost(destination, peer, routing))
         {
             return;
         }
@@ -169,6 +172,10 @@ public sealed class Inbound
                 break;
         }
     }
+
+    // Unlike a raw socket, a packet socket also gets what this host merely forwards: GRE between others, PPTP. That is nobody's drop.
+    private static bool IsForThisHost(InetAddress destination, Peer? from, RoutingSnapshot routing) =>
+        destination.IsNone || destination == from?.Settings.Local || routing.IsOwn(destination);
 
     private Peer? FindSender(InetAddress source, in GreView gre, RoutingSnapshot routing)
     {
