@@ -42,18 +42,8 @@ public sealed class MemoryUnderlay : IUnderlay
         while (batch.Count < batch.Capacity && _toReceive.TryDequeue(out ReceivedPacket? next))
         {
             int start = PacketBatch.SlotStart(batch.Count);
-            next.Bytes.CopyTo(batch.Memory.Slice(start, next.Bytes.Length));
-            batch.Add(new Packet
-            {
-                Memory = batch.Memory,
-                Start = start,
-                Length = next.Bytes.Length,
-                Reception = next.Reception,
-                Offload = next.Offload,
-                SegmentSize = (ushort)next.SegmentSize,
-                Source = next.Source,
-                OuterEcn = (byte)next.OuterEcn,
-            });
+            next.CopyTo(batch, start);
+            batch.Add(next.At(batch, start));
         }
 
         return batch.Count;
@@ -110,6 +100,22 @@ public sealed record ReceivedPacket(byte[] Bytes)
     public InetAddress Source { get; init; }
 
     public int OuterEcn { get; init; }
+
+    /// <summary>Copies the bytes to a batch's memory.</summary>
+    public void CopyTo(PacketBatch batch, int start) => Bytes.CopyTo(batch.Memory.Slice(start, Bytes.Length));
+
+    /// <summary>The packet that lies there. Allocates nothing.</summary>
+    public Packet At(PacketBatch batch, int start) => new()
+    {
+        Memory = batch.Memory,
+        Start = start,
+        Length = Bytes.Length,
+        Reception = Reception,
+        Offload = Offload,
+        SegmentSize = (ushort)SegmentSize,
+        Source = Source,
+        OuterEcn = (byte)OuterEcn,
+    };
 }
 
 /// <summary>A packet as an underlay gets it; see <see cref="GatherPacket"/>.</summary>
