@@ -241,6 +241,11 @@ public sealed class DeliveryQueueTests : IDisposable
         Deliver([.. exact.Select(p => p.Build())]);
         Assert.Equal(65_535, Assert.Single(_tun.Written).Bytes.Length);
         AssertHeader(_tun.Written[0].Bytes, _tun.Written[0].Offload);
+
+        _tun.Written.Clear();
+        exact[^1] = exact[^1] with { Payload = Payload(0, rest + 1) };
+        Deliver([.. exact.Select(p => p.Build())]);
+        Assert.Equal(2, _tun.Written.Count);
     }
 
     [Fact]
