@@ -35,9 +35,10 @@ public sealed class MemoryHost
     public MemoryHost With(
         IReadOnlyList<(Peer Peer, string[] Subnets)> peers,
         string[]? interfaceAddresses = null,
-        bool dropsPartialUdp = false)
+        bool dropsPartialUdp = false,
+        string[]? ownAddresses = null)
     {
-        Routing.Current = Overlay.Snapshot(peers, interfaceAddresses, dropsPartialUdp);
+        Routing.Current = Overlay.Snapshot(peers, interfaceAddresses, dropsPartialUdp, ownAddresses);
         return this;
     }
 
@@ -48,14 +49,21 @@ public sealed class MemoryHost
     public int RunInbound() => RunUntilEmpty(_inbound.Run);
 
     /// <summary>Sends one packet through the TUN device.</summary>
-    public void Send(byte[] packet)
+    public void Send(byte[] packet, Offload offload = default)
     {
-        Tun.Enqueue(packet);
+        Tun.Enqueue(packet, offload);
         RunOutbound();
     }
 
     /// <summary>Lets one packet arrive on the underlay.</summary>
     public void Receive(byte[] packet)
+    {
+        Underlay.Enqueue(packet);
+        RunInbound();
+    }
+
+    /// <summary>Lets one packet arrive in any way.</summary>
+    public void Receive(ReceivedPacket packet)
     {
         Underlay.Enqueue(packet);
         RunInbound();

@@ -14,7 +14,7 @@ public sealed class MemoryTun : ITunDevice
     public List<(byte[] Bytes, Offload Offload)> Written { get; } = [];
 
     /// <summary>What the device answers to each write; everything is taken unless a test says otherwise.</summary>
-    public Func<byte[], TransmitResult> OnWrite { get; set; } = _ => TransmitResult.Sent;
+    public Func<byte[], Offload, TransmitResult> OnWrite { get; set; } = (_, _) => TransmitResult.Sent;
 
     /// <summary>Makes a packet wait to be read.</summary>
     public void Enqueue(byte[] packet, Offload offload = default) => _toRead.Enqueue((packet, offload));
@@ -39,7 +39,7 @@ public sealed class MemoryTun : ITunDevice
         for (int i = 0; i < batch.Count; i++)
         {
             byte[] bytes = MemoryUnderlay.Gather(batch, i);
-            batch[i].Result = OnWrite(bytes);
+            batch[i].Result = OnWrite(bytes, batch[i].Offload);
             if (batch[i].Result == TransmitResult.Sent)
             {
                 Written.Add((bytes, batch[i].Offload));

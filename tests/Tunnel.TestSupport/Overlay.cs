@@ -23,9 +23,10 @@ public static class Overlay
         uint? keyOut = null,
         bool checksum = false,
         bool sequence = false,
-        int gmtu = 1476)
+        int gmtu = 1476,
+        ushort udpPort = 0)
     {
-        var settings = new PeerSettings(name, Address(endpoint), Address(local), keyIn, keyOut, checksum, sequence, gmtu);
+        var settings = new PeerSettings(name, Address(endpoint), Address(local), keyIn, keyOut, checksum, sequence, gmtu, udpPort);
         return new Peer(settings, [new PeerCounters()], new SequenceState());
     }
 
@@ -33,13 +34,15 @@ public static class Overlay
     public static RoutingSnapshot Snapshot(
         IReadOnlyList<(Peer Peer, string[] Subnets)> peers,
         string[]? interfaceAddresses = null,
-        bool dropsPartialUdp = false)
+        bool dropsPartialUdp = false,
+        string[]? ownAddresses = null)
     {
         var routes = peers.SelectMany(p => p.Subnets.Select(s => KeyValuePair.Create(Prefix(s), p.Peer)));
         return new RoutingSnapshot(
             new RouteTable<Peer>(routes),
             [.. peers.Select(p => p.Peer)],
             [.. (interfaceAddresses ?? []).Select(Address)],
-            dropsPartialUdp);
+            dropsPartialUdp,
+            ownAddresses?.Select(Address).ToHashSet());
     }
 }

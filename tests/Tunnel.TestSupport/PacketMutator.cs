@@ -1,4 +1,5 @@
 using System.Buffers.Binary;
+using Tunnel.Dataplane;
 
 namespace Tunnel.TestSupport;
 
@@ -17,10 +18,13 @@ public sealed class PacketMutator(ulong seed, IReadOnlyList<byte[]> corpus, IRea
     private readonly byte[][] _largeCorpus = [.. largeCorpus];
     private ulong _state = (seed * 0x9E37_79B9_7F4A_7C15) | 1;
 
-    /// <summary>How many packets <see cref="Next"/> still gives.</summary>
+    /// <summary>How many packets <see cref="Next(Span{byte})"/> still gives.</summary>
     public long Remaining { get; set; }
 
     /// <inheritdoc/>
+    public int Next(Span<byte> destination, ref Packet about) => Next(destination);
+
+    /// <summary>Writes the next packet and returns its length in bytes; -1 where there is none left.</summary>
     public int Next(Span<byte> destination)
     {
         if (Remaining == 0)
@@ -178,7 +182,8 @@ public sealed class PacketMutator(ulong seed, IReadOnlyList<byte[]> corpus, IRea
         return -1;
     }
 
-    private int Below(int limit) => (int)((Next64() >> 33) % (ulong)limit);
+    /// <summary>The next number of the seed's: 0 to <paramref name="limit"/> - 1.</summary>
+    public int Below(int limit) => (int)((Next64() >> 33) % (ulong)limit);
 
     // xorshift64* (Vigna 2016): System.Random would do, but a seeded one is slow.
     private ulong Next64()

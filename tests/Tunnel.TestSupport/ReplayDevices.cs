@@ -4,11 +4,14 @@ namespace Tunnel.TestSupport;
 
 /// <summary>
 /// Devices that replay the same packets in every batch, for benchmarks: the packets are copied into the slots at the first batch only,
-/// since the way of a packet writes before it but (with no ECN mark to merge) never into it. Nothing is allocated after the first batch.
+/// since the way of a packet writes before it but (with no ECN mark to merge, and no single checksum to finish) never into it. Nothing is
+/// allocated after the first batch.
 /// </summary>
-public sealed class ReplayTun(IReadOnlyList<byte[]> packets) : ITunDevice
+/// <param name="packets">The packets.</param>
+/// <param name="offload">What is said beside each of them.</param>
+public sealed class ReplayTun(IReadOnlyList<byte[]> packets, Offload offload = default) : ITunDevice
 {
-    private readonly Replay _replay = new(packets);
+    private readonly Replay _replay = new([.. packets.Select(p => new ReceivedPacket(p) { Offload = offload })]);
 
     /// <inheritdoc/>
     public string Name => "tun0";
@@ -29,9 +32,21 @@ public sealed class ReplayTun(IReadOnlyList<byte[]> packets) : ITunDevice
 }
 
 /// <summary>The underlay's twin of <see cref="ReplayTun"/>.</summary>
-public sealed class ReplayUnderlay(IReadOnlyList<byte[]> packets) : IUnderlay
+public sealed class ReplayUnderlay(IReadOnlyList<ReceivedPacket> packets) : IUnderlay
 {
     private readonly Replay _replay = new(packets);
+
+    /// <summary>An underlay with a raw socket's packets.</summary>
+    public ReplayUnderlay(IReadOnlyList<byte[]> packets)
+        : this([.. packets.Select(p => new ReceivedPacket(p))])
+    {
+    }
+
+    /// <summary>An underlay that receives nothing.</summary>
+    public ReplayUnderlay()
+        : this(Array.Empty<ReceivedPacket>())
+    {
+    }
 
     /// <inheritdoc/>
     public long ReceiveQueueDrops => 0;
@@ -54,7 +69,7 @@ public sealed class ReplayUnderlay(IReadOnlyList<byte[]> packets) : IUnderlay
     }
 }
 
-internal sealed class Replay(IReadOnlyList<byte[]> packets)
+internal sealed class Replay(IReadOnlyList<ReceivedPacket> packets)
 {
     private PacketBatch? _filled;
 
@@ -67,10 +82,10 @@ internal sealed class Replay(IReadOnlyList<byte[]> packets)
             int start = PacketBatch.SlotStart(i);
             if (!ReferenceEquals(_filled, batch))
             {
-                packets[i].CopyTo(batch.Memory.Slice(start, packets[i].Length));
+                packets[i].CopyTo(batch, start);
             }
 
-            batch.Add(start, packets[i].Length);
+            batch.Add(packets[i].At(batch, start));
         }
 
         _filled = batch;

@@ -6,14 +6,16 @@ namespace Tunnel.TestSupport;
 public interface IPacketSource
 {
     /// <summary>Writes the next packet and returns its length in bytes; -1 where there is none at present.</summary>
-    int Next(Span<byte> destination);
+    /// <param name="destination">The packet's slot.</param>
+    /// <param name="about">What is said beside the packet may be set, and its beginning moved; memory and length are set afterwards.</param>
+    int Next(Span<byte> destination, ref Packet about);
 }
 
 /// <summary>Looks at packets that a device was given; they are valid during the call only.</summary>
 public interface IPacketSink
 {
     /// <summary>Looks at one packet and what goes beside it, and says what became of it.</summary>
-    TransmitResult Take(ReadOnlySpan<byte> packet, in Offload offload);
+    TransmitResult Take(ReadOnlySpan<byte> packet, in GatherPacket about);
 }
 
 /// <summary>A TUN device that reads from a source and writes to a sink, and allocates nothing.</summary>
@@ -59,7 +61,7 @@ public sealed class SourceUnderlay(IPacketSource source, IPacketSink sink) : IUn
 public sealed class NoPackets : IPacketSource
 {
     /// <inheritdoc/>
-    public int Next(Span<byte> destination) => -1;
+    public int Next(Span<byte> destination, ref Packet about) => -1;
 }
 
 internal static class SourceDevices
@@ -70,13 +72,14 @@ internal static class SourceDevices
         while (batch.Count < batch.Capacity)
         {
             int start = PacketBatch.SlotStart(batch.Count);
-            int length = source.Next(batch.Memory.Slice(start, PacketBatch.MaxPacket));
-            if (length < 0)
+            var packet = new Packet { Memory = batch.Memory, Start = start };
+            packet.Length = source.Next(batch.Memory.Slice(start, PacketBatch.MaxPacket), ref packet);
+            if (packet.Length < 0)
             {
                 break;
             }
 
-            batch.Add(start, length);
+            batch.Add(packet);
         }
 
         return batch.Count;
@@ -98,7 +101,7 @@ internal static class SourceDevices
                 length += piece.Length;
             }
 
-            batch[i].Result = sink.Take(pieces.Length == 1 ? pieces[0].Span : gathered.AsSpan(0, length), batch[i].Offload);
+            batch[i].Result = sink.Take(pieces.Length == 1 ? pieces[0].Span : gathered.AsSpan(0, length), batch[i]);
         }
     }
 }

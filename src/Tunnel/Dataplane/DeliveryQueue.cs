@@ -43,6 +43,9 @@ internal sealed class DeliveryQueue
     private int _itemCount;
     private int _piecesUsed;
 
+    // Super-packets of the kernel's that the device is known to refuse: cut at once, so that nothing behind them overtakes them.
+    private Offloads _refused;
+
     public DeliveryQueue(ITunDevice tun, OffloadState offloads, int worker)
     {
         _tun = tun;
@@ -66,6 +69,7 @@ internal sealed class DeliveryQueue
         int index = _packetCount++;
         _packets[index] = new Arrived { Packet = packet, Offload = offload, Sender = sender, Next = -1 };
         Shape shape = ShapeOf(bytes, offload);
+        shape = shape with { MayJoin = shape.MayJoin && isSegmentSizeKnown };
         if (shape.Protocol == 0)
         {
             AddItem(index, shape, bytes, closed: true);
@@ -78,7 +82,7 @@ internal sealed class DeliveryQueue
             return;
         }
 
-        AddItem(index, shape, bytes, closed: !shape.MayJoin || !isSegmentSizeKnown);
+        AddItem(index, shape, bytes, closed: !shape.MayJoin);
         last = _itemCount;
     }
 
@@ -98,9 +102,14 @@ internal sealed class DeliveryQueue
                 Write();
             }
 
-            if (item.Count == 1)
+            ref Arrived only = ref _packets[item.Head];
+            if (item.Count == 1 && (OffloadOf(only.Offload.Gso) & _refused) != 0)
             {
-                ref Arrived only = ref _packets[item.Head];
+                Write();
+                WriteSingly(item, only.Offload.Gso);
+            }
+            else if (item.Count == 1)
+            {
                 Begin(i, only.Packet, only.Offload);
             }
             else
@@ -128,12 +137,13 @@ internal sealed class DeliveryQueue
     private static Shape ShapeOf(ReadOnlySpan<byte> bytes, in Offload offload)
     {
         bool isIpv4 = bytes[0] >> 4 == 4;
-        int start = isIpv4 ? Ipv4Header.Length : Ipv6Header.Length;
+        int start = isIpv4 ? (bytes[0] & 0x0f) * 4 : Ipv6Header.Length;
         byte protocol = isIpv4 ? bytes[9] : bytes[6];
-        bool isPlain = isIpv4 ? bytes[0] == 0x45 && (BinaryPrimitives.ReadUInt16BigEndian(bytes[6..]) & 0x3fff) == 0 : true;
+        bool isFragment = isIpv4 && (BinaryPrimitives.ReadUInt16BigEndian(bytes[6..]) & 0x3fff) != 0;
+        bool hasIpOptions = isIpv4 && start != Ipv4Header.Length;
         bool isTcp = protocol == IpProtocol.Tcp;
         int shortest = isTcp ? TcpView.MinHeaderLength : UdpView.HeaderLength;
-        if (!isPlain || (!isTcp && protocol != IpProtocol.Udp) || bytes.Length < start + shortest)
+        if (isFragment || (!isTcp && protocol != IpProtocol.Udp) || bytes.Length < start + shortest)
         {
             return default;
         }
@@ -145,11 +155,11 @@ internal sealed class DeliveryQueue
             return default;
         }
 
-        bool mayJoin = payload > 0 && (isTcp
+        int segmentSize = offload.Gso == GsoType.None ? payload : offload.SegmentSize;
+        bool mayJoin = payload > 0 && segmentSize > 0 && !hasIpOptions && (isTcp
             ? (bytes[start + TcpFlags] & ~Push) == Ack
             : BinaryPrimitives.ReadUInt16BigEndian(bytes[(start + 4)..]) == UdpView.HeaderLength + payload &&
               BinaryPrimitives.ReadUInt16BigEndian(bytes[(start + UdpView.ChecksumOffset)..]) != 0);
-        int segmentSize = offload.Gso == GsoType.None ? payload : offload.SegmentSize;
         return new Shape(protocol, isIpv4, mayJoin, start, headerLength, payload, segmentSize);
     }
 
@@ -200,6 +210,7 @@ internal sealed class DeliveryQueue
             Head = index,
             Tail = index,
             Count = 1,
+            Segments = closed ? 1 : shape.Segments,
             Shape = shape,
             Length = bytes.Length,
             NextSequence = closed ? 0 : SequenceOf(bytes, shape) + (uint)shape.Payload,
@@ -218,7 +229,7 @@ internal sealed class DeliveryQueue
         ref Arrived head = ref _packets[item.Head];
         ReadOnlySpan<byte> headBytes = head.Packet.Span;
         bool joins = shape.MayJoin &&
-            item.Count < MaxSegments &&
+            item.Segments + shape.Segments <= MaxSegments &&
             item.Length + shape.Payload <= LargestPacket &&
             item.Shape.HeaderLength == shape.HeaderLength &&
             (shape.SegmentSize == item.Shape.SegmentSize || (shape.IsSingle && shape.Payload < item.Shape.SegmentSize)) &&
@@ -234,6 +245,7 @@ internal sealed class DeliveryQueue
         _packets[item.Tail].Next = index;
         item.Tail = index;
         item.Count++;
+        item.Segments += shape.Segments;
         item.Length += shape.Payload;
         item.NextSequence += (uint)shape.Payload;
         item.IsClosed = IsLast(bytes, shape, item.Shape.SegmentSize);
@@ -322,7 +334,7 @@ internal sealed class DeliveryQueue
             }
             else if (_writes[i].Result == TransmitResult.Failed && _writes[i].Offload.Gso != GsoType.None)
             {
-                WriteSingly(item);
+                WriteSingly(item, _writes[i].Offload.Gso);
             }
             else
             {
@@ -334,8 +346,15 @@ internal sealed class DeliveryQueue
         _piecesUsed = 0;
     }
 
+    private static Offloads OffloadOf(GsoType gso) => gso switch
+    {
+        GsoType.None => Offloads.None,
+        GsoType.UdpL4 => Offloads.TunUdp,
+        _ => Offloads.TunTcp,
+    };
+
     // The kernel refused a super-packet. Its segments go one by one, and where those are taken, the offload is off from now on.
-    private void WriteSingly(in Item item)
+    private void WriteSingly(in Item item, GsoType gso)
     {
         int sent = 0;
         for (int i = item.Head; i >= 0; i = _packets[i].Next)
@@ -370,8 +389,8 @@ internal sealed class DeliveryQueue
 
         if (sent > 0)
         {
-            bool isTcp = item.Shape.Protocol == IpProtocol.Tcp;
-            _offloads.Refuse(isTcp ? Offloads.TunTcp : Offloads.TunUdp, "the TUN device refused a super-packet");
+            _refused |= OffloadOf(gso);
+            _offloads.Refuse(OffloadOf(gso), "the TUN device refused a super-packet");
         }
     }
 
@@ -403,6 +422,7 @@ internal sealed class DeliveryQueue
         public int Head;
         public int Tail;
         public int Count;
+        public int Segments;
         public int Length;
         public uint NextSequence;
         public bool IsClosed;
@@ -415,5 +435,8 @@ internal sealed class DeliveryQueue
     {
         /// <summary>Whether it is one segment, and not several that the kernel has coalesced.</summary>
         public bool IsSingle => Payload == SegmentSize;
+
+        /// <summary>How many segments it will be cut into; only where it may join.</summary>
+        public int Segments => (Payload + SegmentSize - 1) / SegmentSize;
     }
 }

@@ -83,16 +83,19 @@ public sealed class Inbound
         }
     }
 
-    // 2: several datagrams that follow one another, or one.
+    // 2: several datagrams that follow one another, or one, which may be empty.
     private void AdmitDatagrams(in Packet packet, RoutingSnapshot routing)
     {
         int size = packet.SegmentSize == 0 ? packet.Length : packet.SegmentSize;
-        for (int offset = 0; offset < packet.Length; offset += size)
+        int offset = 0;
+        do
         {
             int length = Math.Min(size, packet.Length - offset);
             var gre = new Arrival(packet.Memory, packet.Start + offset, length, packet.OuterEcn, IsCoalescingKnown: packet.SegmentSize != 0, default);
             AdmitGre(gre, packet.Source, InetAddress.None, routing);
+            offset += size;
         }
+        while (offset < packet.Length);
     }
 
     // 2: an IPv4-mapped source has no place on the wire, and here it would pass for the IPv4 endpoint. The kernel checks the checksum of
@@ -128,24 +131,27 @@ public sealed class Inbound
         if (result != GreParseResult.Ok)
         {
             routing.IsEndpoint(source, out Peer? from);
-            CountDrop(from, ReasonOf(result));
+            if (IsForThisHost(destination, from, routing))
+            {
+                CountDrop(from, ReasonOf(result));
+            }
+
             return;
         }
 
         Peer? peer = FindSender(source, gre, routing);
         if (peer is null)
         {
-            // Unlike a raw socket, a packet socket also gets what this host merely forwards.
-            if (destination.IsNone || routing.IsOwn(destination))
+            bool isEndpoint = routing.IsEndpoint(source, out Peer? from);
+            if (IsForThisHost(destination, from, routing))
             {
-                bool isEndpoint = routing.IsEndpoint(source, out Peer? from);
                 CountDrop(from, isEndpoint ? DropReason.KeyMismatch : DropReason.UnknownPeer);
             }
 
             return;
         }
 
-        if (!destination.IsNone && destination != peer.Settings.Local && !routing.IsOwn(destination))
+        if (!IsForThisHost(destination, peer, routing))
         {
             return;
         }
@@ -166,6 +172,10 @@ public sealed class Inbound
                 break;
         }
     }
+
+    // Unlike a raw socket, a packet socket also gets what this host merely forwards: GRE between others, PPTP. That is nobody's drop.
+    private static bool IsForThisHost(InetAddress destination, Peer? from, RoutingSnapshot routing) =>
+        destination.IsNone || destination == from?.Settings.Local || routing.IsOwn(destination);
 
     private Peer? FindSender(InetAddress source, in GreView gre, RoutingSnapshot routing)
     {

@@ -458,7 +458,7 @@ public sealed class InboundTests
         Peer refused = Overlay.Peer("vm2", endpoint: "192.168.40.12");
         Peer taken = Overlay.Peer("vm3", endpoint: "192.168.40.13");
         _host.With([(refused, ["172.17.52.0/24"]), (taken, ["172.17.53.0/24"])]);
-        _host.Tun.OnWrite = packet => packet[14] == 52 ? result : TransmitResult.Sent;
+        _host.Tun.OnWrite = (packet, _) => packet[14] == 52 ? result : TransmitResult.Sent;
         byte[] other = Packets.UdpPacket("172.17.53.2", Here4, []);
         for (int i = 0; i < 3; i++)
         {
@@ -541,7 +541,7 @@ public sealed class InboundTests
         Peer b = Overlay.Peer("b", endpoint: "192.168.40.13");
         _host.With([(a, ["172.17.52.0/24"]), (b, ["172.17.53.0/24"])]);
         int calls = 0;
-        _host.Tun.OnWrite = _ => ++calls % 3 == 0 ? TransmitResult.Failed : TransmitResult.Sent;
+        _host.Tun.OnWrite = (_, _) => ++calls % 3 == 0 ? TransmitResult.Failed : TransmitResult.Sent;
         var random = new Random(5);
         const int Total = 500;
         for (int i = 0; i < Total; i++)
@@ -579,7 +579,7 @@ public sealed class InboundTests
         Peer old = Serve();
         Peer next = Overlay.Peer();
         RoutingSnapshot after = Overlay.Snapshot([(next, ["172.17.52.0/24"])]);
-        _host.Tun.OnWrite = _ =>
+        _host.Tun.OnWrite = (_, _) =>
         {
             _host.Routing.Current = after;
             return TransmitResult.Sent;

@@ -356,7 +356,7 @@ public sealed class OutboundTests
     public void An_answer_that_the_TUN_device_refuses_is_lost_quietly()
     {
         Peer peer = Serve();
-        _host.Tun.OnWrite = _ => TransmitResult.Failed;
+        _host.Tun.OnWrite = (_, _) => TransmitResult.Failed;
         _host.Send(Packets.UdpPacket(Here4, There4, new byte[2000]));
         AssertDropped(DropReason.ExceedsGmtu, peer.Counters[0]);
     }
