@@ -10,6 +10,8 @@ namespace Tunnel.Linux;
 /// </summary>
 internal sealed class WorkerUnderlay : IUnderlay
 {
+    private const int SocketCount = 5;
+
     private readonly RawGreSocket? _raw4;
     private readonly RawGreSocket? _raw6;
     private readonly Func<bool, UdpSender> _openSender;
@@ -79,20 +81,21 @@ internal sealed class WorkerUnderlay : IUnderlay
     public int Receive(PacketBatch batch)
     {
         batch.Clear();
-        PacketRing? ring = Ring;
-        if (ring is not null)
+        Ring?.Release();
+
+        // All share the batch, and the one that is asked first may fill it: whoever had the first packet is asked last the next time.
+        int turn = _turn;
+        for (int i = 0; i < SocketCount; i++)
         {
-            ring.Release();
-            ring.Receive(batch);
+            int socket = (turn + i) % SocketCount;
+            bool isFirst = batch.Count == 0;
+            Receive(batch, (Sockets)(1 << socket));
+            if (isFirst && batch.Count > 0)
+            {
+                _turn = socket + 1;
+            }
         }
 
-        // All share the batch, and the one that is asked first may fill it: they take turns.
-        for (int i = 0; i < 4 && (Readable & ~Sockets.Ring) != 0; i++)
-        {
-            Receive(batch, (Sockets)(1 << ((_turn + i) & 3)));
-        }
-
-        _turn++;
         return batch.Count;
     }
 
@@ -156,7 +159,18 @@ internal sealed class WorkerUnderlay : IUnderlay
 
     private void Receive(PacketBatch batch, Sockets socket)
     {
-        if ((Readable & socket) == 0 || batch.Count == batch.Capacity)
+        if (batch.Count == batch.Capacity)
+        {
+            return;
+        }
+
+        if (socket == Sockets.Ring)
+        {
+            Ring?.Receive(batch);
+            return;
+        }
+
+        if ((Readable & socket) == 0)
         {
             return;
         }
