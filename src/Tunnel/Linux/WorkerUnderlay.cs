@@ -122,7 +122,14 @@ internal sealed class WorkerUnderlay : IUnderlay
 
             if (target.UdpPort != 0)
             {
-                SenderOf(target).Send(batch, first, end, ref patience);
+                if (SenderOf(target) is UdpSender sender)
+                {
+                    sender.Send(batch, first, end, ref patience);
+                }
+                else
+                {
+                    MessageSender.SetResult(batch, first, end, TransmitResult.Failed);
+                }
             }
             else if (neighbor is not null)
             {
@@ -188,9 +195,20 @@ internal sealed class WorkerUnderlay : IUnderlay
         }
     }
 
-    private UdpSender SenderOf(UnderlayTarget target) => target.Endpoint.IsIpv4
-        ? _udpSender4 ??= _openSender(false)
-        : _udpSender6 ??= _openSender(true);
+    // Where the ports cannot be had, the packets are lost and counted, and the next ones try again.
+    private UdpSender? SenderOf(UnderlayTarget target)
+    {
+        try
+        {
+            return target.Endpoint.IsIpv4
+                ? _udpSender4 ??= _openSender(false)
+                : _udpSender6 ??= _openSender(true);
+        }
+        catch (DeviceOpenException)
+        {
+            return null;
+        }
+    }
 }
 
 /// <summary>The sockets of a worker that packets are received from.</summary>
