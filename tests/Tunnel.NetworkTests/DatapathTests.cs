@@ -137,13 +137,12 @@ public sealed class DatapathTests(ITestOutputHelper output)
         await using Background server = vm2.Container.Start(null, "iperf3", "-s", "--forceflush");
         await server.WaitForAsync("Server listening");
 
+        // The first flow learns the path's MTU by losing its first flight.
+        await IperfAsync(vm1, vm2, "-n", "1M");
+        string before = await RetransmitsAsync(lab);
         JsonNode moderate = await IperfAsync(vm1, vm2, "-b", "40M", "-t", "2");
         Assert.True(moderate["bits_per_second"]!.GetValue<double>() > 20e6, moderate.ToJsonString());
-        foreach (Vm host in lab.Hosts)
-        {
-            string counters = (await host.Container.RunAsync("nstat", "-asz", "TcpRetransSegs", "TcpExtTCPDSACKRecv", "TcpExtTCPSACKReorder")).Succeeded().Out;
-            Assert.All(counters.Trim().Split('\n')[1..], line => Assert.Equal("0", line.Split(' ', StringSplitOptions.RemoveEmptyEntries)[1]));
-        }
+        Assert.Equal(before, await RetransmitsAsync(lab));
 
         foreach (string flows in new[] { "1", "4", "32" })
         {
@@ -234,6 +233,10 @@ public sealed class DatapathTests(ITestOutputHelper output)
     }
 
     private static async Task<string> PortsAsync(Vm host) => (await host.RunAsync("ss", "-Huln")).Succeeded().Out;
+
+    // What was sent again, and what was sent again for nothing, of both containers.
+    private static async Task<string> RetransmitsAsync(Lab lab) => string.Concat(await Task.WhenAll(lab.Hosts.Select(async host =>
+        (await host.Container.RunAsync("nstat", "-asz", "TcpRetransSegs", "TcpExtTCPDSACKRecv", "TcpExtTCPSACKReorder")).Succeeded().Out)));
 
     private static async Task<JsonNode> IperfAsync(Vm from, Vm to, params string[] options)
     {
