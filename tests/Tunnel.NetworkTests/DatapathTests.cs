@@ -137,12 +137,19 @@ public sealed class DatapathTests(ITestOutputHelper output)
         await using Background server = vm2.Container.Start(null, "iperf3", "-s", "--forceflush");
         await server.WaitForAsync("Server listening");
 
+        // A probe after a late acknowledgement (TLP) says that the processors are busy, not that a packet was lost.
+        foreach (Vm host in lab.Hosts)
+        {
+            (await host.Container.ShellAsync("echo 0 >/proc/sys/net/ipv4/tcp_early_retrans")).Succeeded();
+        }
+
         // The first flow learns the path's MTU by losing its first flight.
         await IperfAsync(vm1, vm2, "-n", "1M");
         string before = await RetransmitsAsync(lab);
         JsonNode moderate = await IperfAsync(vm1, vm2, "-b", "40M", "-t", "2");
         Assert.True(moderate["bits_per_second"]!.GetValue<double>() > 20e6, moderate.ToJsonString());
-        Assert.Equal(before, await RetransmitsAsync(lab));
+        string after = await RetransmitsAsync(lab);
+        Assert.True(before == after, $"{before}\n{after}");
 
         foreach (string flows in new[] { "1", "4", "32" })
         {
@@ -236,7 +243,7 @@ public sealed class DatapathTests(ITestOutputHelper output)
 
     // What was sent again, and what was sent again for nothing, of both containers.
     private static async Task<string> RetransmitsAsync(Lab lab) => string.Concat(await Task.WhenAll(lab.Hosts.Select(async host =>
-        (await host.Container.RunAsync("nstat", "-asz", "TcpRetransSegs", "TcpExtTCPDSACKRecv", "TcpExtTCPSACKReorder")).Succeeded().Out)));
+        (await host.Container.RunAsync("nstat", "-asz", "TcpRetransSegs", "TcpExtTCPLossProbes", "TcpExtTCPTimeouts", "TcpExtTCPSackRecovery", "TcpExtTCPFastRetrans", "TcpExtTCPDSACKRecv", "TcpExtTCPSACKReorder")).Succeeded().Out)));
 
     private static async Task<JsonNode> IperfAsync(Vm from, Vm to, params string[] options)
     {
