@@ -94,23 +94,29 @@ public static class Packets
     /// <param name="isPartial">Whether the checksum field holds the sum of the pseudo-header only, as the kernel leaves it.</param>
     /// <param name="tcpOptions">TCP options, a multiple of 4 bytes.</param>
     /// <param name="trafficClass">TOS or traffic class.</param>
+    /// <param name="sourcePort">The source port.</param>
+    /// <param name="sequence">The sequence number.</param>
+    /// <param name="flags">The flags, the lower 8.</param>
     public static byte[] TcpPacket(
         string source,
         string destination,
         byte[] payload,
         bool isPartial = false,
         byte[]? tcpOptions = null,
-        byte trafficClass = 0)
+        byte trafficClass = 0,
+        ushort sourcePort = 40000,
+        uint sequence = 0x01020304,
+        byte flags = 0x18)
     {
         tcpOptions ??= [];
         int headerLength = 20 + tcpOptions.Length;
         var segment = new byte[headerLength + payload.Length];
-        Put16(segment, 0, 40000);
+        Put16(segment, 0, sourcePort);
         Put16(segment, 2, 3333);
-        BinaryPrimitives.WriteUInt32BigEndian(segment.AsSpan(4), 0x01020304);
+        BinaryPrimitives.WriteUInt32BigEndian(segment.AsSpan(4), sequence);
         BinaryPrimitives.WriteUInt32BigEndian(segment.AsSpan(8), 0x05060708);
         segment[12] = (byte)(headerLength / 4 << 4);
-        segment[13] = 0x18;
+        segment[13] = flags;
         Put16(segment, 14, 501);
         tcpOptions.CopyTo(segment, 20);
         payload.CopyTo(segment, headerLength);
@@ -124,10 +130,17 @@ public static class Packets
     /// <param name="payload">UDP payload.</param>
     /// <param name="isPartial">Whether the checksum field holds the sum of the pseudo-header only, as the kernel leaves it.</param>
     /// <param name="trafficClass">TOS or traffic class.</param>
-    public static byte[] UdpPacket(string source, string destination, byte[] payload, bool isPartial = false, byte trafficClass = 0)
+    /// <param name="sourcePort">The source port.</param>
+    public static byte[] UdpPacket(
+        string source,
+        string destination,
+        byte[] payload,
+        bool isPartial = false,
+        byte trafficClass = 0,
+        ushort sourcePort = 40001)
     {
         var datagram = new byte[8 + payload.Length];
-        Put16(datagram, 0, 40001);
+        Put16(datagram, 0, sourcePort);
         Put16(datagram, 2, 40002);
         Put16(datagram, 4, datagram.Length);
         payload.CopyTo(datagram, 8);

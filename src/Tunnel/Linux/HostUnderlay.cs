@@ -40,6 +40,7 @@ internal sealed class HostUnderlay : IUnderlayPaths, IUnderlayReception, IDispos
     private readonly WorkerUnderlay[] _workers;
     private readonly PacketSender?[] _packetSenders;
     private bool _acceptsGre = true;
+    private bool _acceptsGreUdp;
 
     /// <summary>Opens the raw sockets, which always work.</summary>
     /// <param name="settings">What with.</param>
@@ -56,7 +57,8 @@ internal sealed class HostUnderlay : IUnderlayPaths, IUnderlayReception, IDispos
             {
                 RawGreSocket? raw4 = settings.Ipv4 is InetAddress local4 ? new RawGreSocket(isIpv6: false, local4) : null;
                 RawGreSocket? raw6 = settings.Ipv6 is InetAddress local6 ? OpenOrClose(() => new RawGreSocket(isIpv6: true, local6), raw4) : null;
-                _workers[i] = new WorkerUnderlay(raw4, raw6, i, offloads, isIpv6 => OpenSender(isIpv6, offloads));
+                int worker = i;
+                _workers[i] = new WorkerUnderlay(raw4, raw6, i, offloads, isIpv6 => OpenSender(worker, isIpv6, offloads));
             }
         }
         catch
@@ -125,6 +127,7 @@ internal sealed class HostUnderlay : IUnderlayPaths, IUnderlayReception, IDispos
             }
 
             _acceptsGre = gre;
+            _acceptsGreUdp = greUdp;
             TakeRaw();
         }
 
@@ -239,7 +242,7 @@ internal sealed class HostUnderlay : IUnderlayPaths, IUnderlayReception, IDispos
 
     private void OpenReceivers()
     {
-        bool isShared = _workers.Length > 1 || _settings.SourcePort == _settings.UdpPort;
+        bool isShared = _workers.Length > 1;
         foreach (WorkerUnderlay worker in _workers)
         {
             if (_settings.ReceivesUdp(_settings.Ipv4) && _settings.Ipv4 is InetAddress local4)
@@ -254,6 +257,30 @@ internal sealed class HostUnderlay : IUnderlayPaths, IUnderlayReception, IDispos
         }
     }
 
-    private UdpSender OpenSender(bool isIpv6, OffloadState offloads) =>
-        new(isIpv6, (isIpv6 ? _settings.Ipv6 : _settings.Ipv4) ?? InetAddress.None, _settings.SourcePort, offloads);
+    // On the worker's thread, once.
+    private UdpSender OpenSender(int worker, bool isIpv6, OffloadState offloads)
+    {
+        if (_settings.SourcePort == _settings.UdpPort)
+        {
+            lock (_lock)
+            {
+                if ((isIpv6 ? _workers[worker].Udp6 : _workers[worker].Udp4) is null)
+                {
+                    OpenReceivers();
+                    foreach (WorkerUnderlay one in _workers)
+                    {
+                        one.Udp4?.Take(_acceptsGreUdp);
+                        one.Udp6?.Take(_acceptsGreUdp);
+                    }
+                }
+
+                if ((isIpv6 ? _workers[worker].Udp6 : _workers[worker].Udp4) is UdpReceiver receiver)
+                {
+                    return new UdpSender(isIpv6, receiver, offloads);
+                }
+            }
+        }
+
+        return new UdpSender(isIpv6, (isIpv6 ? _settings.Ipv6 : _settings.Ipv4) ?? InetAddress.None, _settings.SourcePort, offloads);
+    }
 }

@@ -21,7 +21,8 @@ internal static class SendErrors
             return TransmitResult.TooLong;
         }
 
-        if (errno == ENETUNREACH || errno == EHOSTUNREACH || errno == ENETDOWN || errno == EHOSTDOWN)
+        // A packet socket's link may have been deleted.
+        if (errno == ENETUNREACH || errno == EHOSTUNREACH || errno == ENETDOWN || errno == EHOSTDOWN || errno == ENXIO || errno == ENODEV)
         {
             return TransmitResult.Unreachable;
         }

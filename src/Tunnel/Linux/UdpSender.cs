@@ -60,6 +60,20 @@ internal sealed unsafe class UdpSender : IDisposable
         }
     }
 
+    /// <summary>Takes the port that is received at. Another socket at that port would get its share of what arrives, and lose it.</summary>
+    /// <param name="isIpv6">The address family.</param>
+    /// <param name="receiver">The worker's own receiver, which stays its owner's.</param>
+    /// <param name="offloads">Where it is known whether UDP_SEGMENT may be used.</param>
+    public UdpSender(bool isIpv6, UdpReceiver receiver, OffloadState offloads)
+    {
+        _isIpv6 = isIpv6;
+        _offloads = offloads;
+        _controls = new PinnedArray<byte>(MessageSender.MaxMessages * ControlSize);
+        _descriptors = [];
+        _messages = [new MessageSender(receiver.Descriptor)];
+        LinkMessages(_messages[0]);
+    }
+
     /// <summary>Sends packets of this family in order and writes their results.</summary>
     /// <param name="batch">The batch.</param>
     /// <param name="first">The first packet.</param>
@@ -173,7 +187,7 @@ internal sealed unsafe class UdpSender : IDisposable
 
         if (sourcePort is ushort fixedPort)
         {
-            // Workers, and the receiver where it is the same port, share it.
+            // Workers share it.
             UdpSocket.Set(fd, SOL_SOCKET, Uapi.SO_REUSEPORT, 1);
             UdpSocket.Bind(fd, _isIpv6, local, fixedPort);
             return;

@@ -73,7 +73,11 @@ internal static unsafe class UdpSocket
         sockaddr_in address4 = default;
         address4.sin_family = AF_INET;
         address4.sin_port = networkOrder;
-        local.Write(new Span<byte>(address4.sin_addr.s_addr, 4));
+        if (!local.IsNone)
+        {
+            local.Write(new Span<byte>(address4.sin_addr.s_addr, 4));
+        }
+
         return Sys.Bind(fd, &address4, sizeof(sockaddr_in));
     }
 

@@ -10,6 +10,8 @@ namespace Tunnel.Linux;
 /// </summary>
 internal sealed class WorkerUnderlay : IUnderlay
 {
+    private const int SocketCount = 5;
+
     private readonly RawGreSocket? _raw4;
     private readonly RawGreSocket? _raw6;
     private readonly Func<bool, UdpSender> _openSender;
@@ -92,20 +94,21 @@ internal sealed class WorkerUnderlay : IUnderlay
     public int Receive(PacketBatch batch)
     {
         batch.Clear();
-        PacketRing? ring = Ring;
-        if (ring is not null)
+        Ring?.Release();
+
+        // All share the batch, and the one that is asked first may fill it: whoever had the first packet is asked last the next time.
+        int turn = _turn;
+        for (int i = 0; i < SocketCount; i++)
         {
-            ring.Release();
-            ring.Receive(batch);
+            int socket = (turn + i) % SocketCount;
+            bool isFirst = batch.Count == 0;
+            Receive(batch, (Sockets)(1 << socket));
+            if (isFirst && batch.Count > 0)
+            {
+                _turn = socket + 1;
+            }
         }
 
-        // All share the batch, and the one that is asked first may fill it: they take turns.
-        for (int i = 0; i < 4 && (Readable & ~Sockets.Ring) != 0; i++)
-        {
-            Receive(batch, (Sockets)(1 << ((_turn + i) & 3)));
-        }
-
-        _turn++;
         return batch.Count;
     }
 
@@ -137,7 +140,14 @@ internal sealed class WorkerUnderlay : IUnderlay
             }
             else if (target.UdpPort != 0)
             {
-                SenderOf(target).Send(batch, first, end, ref patience);
+                if (SenderOf(target) is UdpSender sender)
+                {
+                    sender.Send(batch, first, end, ref patience);
+                }
+                else
+                {
+                    MessageSender.SetResult(batch, first, end, TransmitResult.Failed);
+                }
             }
             else if (neighbor is not null)
             {
@@ -178,7 +188,18 @@ internal sealed class WorkerUnderlay : IUnderlay
 
     private void Receive(PacketBatch batch, Sockets socket)
     {
-        if ((Readable & socket) == 0 || batch.Count == batch.Capacity)
+        if (batch.Count == batch.Capacity)
+        {
+            return;
+        }
+
+        if (socket == Sockets.Ring)
+        {
+            Ring?.Receive(batch);
+            return;
+        }
+
+        if ((Readable & socket) == 0)
         {
             return;
         }
@@ -212,9 +233,20 @@ internal sealed class WorkerUnderlay : IUnderlay
         }
     }
 
-    private UdpSender SenderOf(UnderlayTarget target) => target.Endpoint.IsIpv4
-        ? _udpSender4 ??= _openSender(false)
-        : _udpSender6 ??= _openSender(true);
+    // Where the ports cannot be had, the packets are lost and counted, and the next ones try again.
+    private UdpSender? SenderOf(UnderlayTarget target)
+    {
+        try
+        {
+            return target.Endpoint.IsIpv4
+                ? _udpSender4 ??= _openSender(false)
+                : _udpSender6 ??= _openSender(true);
+        }
+        catch (DeviceOpenException)
+        {
+            return null;
+        }
+    }
 }
 
 /// <summary>The sockets of a worker that packets are received from.</summary>

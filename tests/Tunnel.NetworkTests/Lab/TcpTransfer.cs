@@ -6,8 +6,8 @@ internal static class TcpTransfer
     // Both ends print "<bytes> <SHA-256>" at the end.
     private const string Receiver = """
         import hashlib, socket, sys
-        address = sys.argv[1]
-        server = socket.create_server((address, 5000), family=socket.AF_INET6 if ':' in address else socket.AF_INET)
+        address, port = sys.argv[1], int(sys.argv[2])
+        server = socket.create_server((address, port), family=socket.AF_INET6 if ':' in address else socket.AF_INET)
         print('listening', flush=True)
         connection, _ = server.accept()
         connection.settimeout(30)
@@ -20,9 +20,9 @@ internal static class TcpTransfer
 
     private const string Sender = """
         import hashlib, random, socket, sys
-        address, total = sys.argv[1], int(sys.argv[2])
+        address, port, total = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
         block = random.Random(1).randbytes(1 << 20)
-        connection = socket.create_connection((address, 5000), timeout=30)
+        connection = socket.create_connection((address, port), timeout=30)
         sent, digest = 0, hashlib.sha256()
         while sent < total:
             # Shifted, so that no two blocks are alike.
@@ -40,12 +40,15 @@ internal static class TcpTransfer
     /// <param name="to">The receiving end.</param>
     /// <param name="address">The receiver's address.</param>
     /// <param name="bytes">How many.</param>
-    public static async Task CheckAsync(Node from, Node to, string address, int bytes)
+    /// <param name="port">The receiver's port.</param>
+    public static async Task CheckAsync(Node from, Node to, string address, long bytes, int port = 5000)
     {
-        await using Background receiver = to.StartPython(Receiver, address);
+        TimeSpan deadline = Command.Deadline + TimeSpan.FromSeconds(bytes / 5e6);
+        await using Background receiver = to.StartPython(Receiver, address, $"{port}");
         await receiver.WaitForAsync("listening");
-        CommandResult sender = await from.PythonAsync(Sender, address, $"{bytes}");
-        string sent = sender.Succeeded().Out.Trim();
+        await using Background sender = from.StartPython(Sender, address, $"{port}", $"{bytes}");
+        Assert.True(await sender.WaitAsync(deadline) == 0, $"the sender failed: {sender}");
+        string sent = sender.Log.Trim();
         Assert.True(await receiver.WaitAsync() == 0, $"the receiver failed: {receiver}");
         Assert.StartsWith($"{bytes} ", sent, StringComparison.Ordinal);
         Assert.Equal(sent, receiver.Log.Trim().Split('\n')[^1]);

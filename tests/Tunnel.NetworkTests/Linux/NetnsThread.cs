@@ -86,6 +86,9 @@ internal sealed class NetnsThread : IDisposable
     /// <summary>Runs a command line, split at spaces, in the namespace; fails the test where it fails. Returns its output.</summary>
     public string Exec(string commandLine) => Execute("nsenter", ["--net=" + NamespaceFile, .. commandLine.Split(' ')]);
 
+    /// <summary>Runs a line of shell in the namespace, with mounts of its own; fails the test where it fails. Returns its output.</summary>
+    public string Shell(string line) => Execute("nsenter", ["--net=" + NamespaceFile, "unshare", "--mount", "sh", "-c", line]);
+
     /// <summary>From now on the namespace's thread has no capability at all.</summary>
     public void DropCapabilities() => Run(() =>
     {

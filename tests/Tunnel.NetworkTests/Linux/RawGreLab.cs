@@ -1,4 +1,5 @@
 using System.Globalization;
+using System.Text.Json.Nodes;
 using Tunnel.Dataplane;
 using Tunnel.Linux;
 using Tunnel.Wire;
@@ -64,6 +65,39 @@ internal sealed class RawGreLab : IDisposable
         _opened.Add(underlay);
         return underlay;
     }
+
+    /// <summary>Opens the underlay of some workers in a namespace; closed with the lab.</summary>
+    public HostUnderlay OpenHost(NetnsThread host, UnderlaySettings? settings = null, OffloadState? offloads = null)
+    {
+        HostUnderlay underlay = host.Run(() => new HostUnderlay(
+            settings ?? new UnderlaySettings(InetAddress.None, InetAddress.None), offloads ?? new OffloadState(Offloads.UdpSegment | Offloads.UdpGro)));
+        _opened.Add(underlay);
+        return underlay;
+    }
+
+    /// <summary>Makes both devices behave like real NICs: nothing is segmented by the sender's, the receiver coalesces (GRO).</summary>
+    public void MakeWireLike()
+    {
+        foreach (NetnsThread host in new[] { A, B })
+        {
+            // /sys shows the devices of the namespace that it was mounted in.
+            host.Shell(
+                "ethtool -K eth0 tso off gso on tx-gre-segmentation off tx-gre-csum-segmentation off tx-udp-segmentation off " +
+                "tx-udp_tnl-segmentation off tx-udp_tnl-csum-segmentation off gro on rx-udp-gro-forwarding on && mount -t sysfs none /sys && " +
+                "echo 200000 >/sys/class/net/eth0/gro_flush_timeout && echo 2 >/sys/class/net/eth0/napi_defer_hard_irqs");
+        }
+    }
+
+    /// <summary>The other end of a device's link as a neighbour.</summary>
+    public static LinkNeighbor Neighbor(NetnsThread from, NetnsThread to, string device = "eth0") => new(Index(from, device), LinkAddress(to, device));
+
+    /// <summary>A device's number.</summary>
+    public static int Index(NetnsThread host, string device = "eth0") =>
+        JsonNode.Parse(host.Ip($"-j link show {device}"))![0]!["ifindex"]!.GetValue<int>();
+
+    /// <summary>A device's link-layer address.</summary>
+    public static ulong LinkAddress(NetnsThread host, string device = "eth0") => Convert.ToUInt64(
+        JsonNode.Parse(host.Ip($"-j link show {device}"))![0]!["address"]!.GetValue<string>().Replace(":", "", StringComparison.Ordinal), 16);
 
     /// <summary>Sends one packet after another until one gets this far: routes, neighbours and carriers need a moment at first.</summary>
     public static void WarmUp(WorkerUnderlay from, WorkerUnderlay to, params byte[][] packets)

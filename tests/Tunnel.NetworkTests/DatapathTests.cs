@@ -1,0 +1,291 @@
+using System.Globalization;
+using System.Text.Json.Nodes;
+using Xunit.Abstractions;
+
+namespace Tunnel.NetworkTests;
+
+/// <summary>
+/// Traffic arrives whole and is counted by every way between the daemons: encapsulation, underlay, number of workers, sockets.
+/// TUNNEL_TRANSFER_MB sets the size of the big transfers (2048 to be thorough; 64 by default).
+/// </summary>
+[Collection(nameof(LabCollection))]
+public sealed class DatapathTests(ITestOutputHelper output)
+{
+    private const int MemoryLimitKilobytes = 128 << 10;
+
+    // Sends datagrams of every size and compares what comes back. What is larger than the path is lost until the sender has learnt it.
+    private const string EchoClient = """
+        import random, socket, sys
+        address, sizes = sys.argv[1], [int(size) for size in sys.argv[2].split(',')]
+        client = socket.socket(socket.AF_INET6 if ':' in address else socket.AF_INET, socket.SOCK_DGRAM)
+        client.connect((address, 5002))
+        client.settimeout(1)
+        for size in sizes:
+            data = random.Random(size).randbytes(size)
+            for attempt in range(4):
+                try:
+                    client.send(data)
+                    answer = client.recv(65535)
+                    if answer != data:
+                        sys.exit(f'{len(answer)} other bytes instead of {size}')
+                    break
+                except OSError as problem:
+                    print(size, problem)
+            else:
+                sys.exit(f'{size} bytes never came back')
+        """;
+
+    private const string EchoServer = """
+        import socket, sys
+        server = socket.socket(socket.AF_INET6 if ':' in sys.argv[1] else socket.AF_INET, socket.SOCK_DGRAM)
+        server.bind((sys.argv[1], 5002))
+        print('listening', flush=True)
+        while True:
+            data, client = server.recvfrom(65535)
+            try:
+                server.sendto(data, client)
+            except OSError:
+                pass  # the path is learnt
+        """;
+
+    /// <summary>The ways for plain GRE. `packet` joins here when the daemon follows `datapath: {receive: packet, send: packet}`.</summary>
+    public static TheoryData<string, string, int, bool, int> Ways
+    {
+        get
+        {
+            var ways = new TheoryData<string, string, int, bool, int>();
+            foreach (string datapath in new[] { "raw" })
+            {
+                ways.Add(datapath, "gre", 4, false, 1);
+                ways.Add(datapath, "gre", 4, true, 1);
+                ways.Add(datapath, "gre", 4, true, 2);
+                ways.Add(datapath, "gre", 6, true, 2);
+            }
+
+            ways.Add("raw", "gre-udp", 4, false, 1);
+            ways.Add("raw", "gre-udp", 4, true, 1);
+            ways.Add("raw", "gre-udp", 4, false, 2);
+            ways.Add("raw", "gre-udp", 6, true, 2);
+            return ways;
+        }
+    }
+
+    private static long TransferBytes =>
+        (long.TryParse(Environment.GetEnvironmentVariable("TUNNEL_TRANSFER_MB"), CultureInfo.InvariantCulture, out long size) ? size : 64) << 20;
+
+    [SkippableTheory]
+    [MemberData(nameof(Ways))]
+    public async Task BigTransfersBothWaysAtOnceArriveIntact(string datapath, string encapsulation, int outer, bool wire, int workers)
+    {
+        await using Lab lab = await Lab.CreateAsync(output, wire: wire);
+        (Vm vm1, Vm vm2) = (lab.Hosts[0], lab.Hosts[1]);
+        Daemon[] daemons = await StartAsync(lab, datapath, encapsulation, outer, workers);
+
+        // Several flows are what several workers share.
+        foreach (int inner in new[] { 4, 6 })
+        {
+            int flows = workers == 1 ? 1 : 4;
+            await Task.WhenAll(Enumerable.Range(0, flows).SelectMany(flow => new[]
+            {
+                TcpTransfer.CheckAsync(vm1.Container, vm2.Container, vm2.ContainerAddress(inner), TransferBytes / flows, 5000 + flow),
+                TcpTransfer.CheckAsync(vm2.Container, vm1.Container, vm1.ContainerAddress(inner), TransferBytes / flows, 5000 + flow),
+            }));
+        }
+
+        await AssertCountersAddUpAsync(daemons, isCoalescedBlindly: datapath == "raw" && encapsulation == "gre" && wire);
+        foreach (Daemon daemon in daemons)
+        {
+            string peak = (await File.ReadAllLinesAsync($"/proc/{daemon.Process.Pid}/status")).Single(line => line.StartsWith("VmHWM", StringComparison.Ordinal));
+            int kilobytes = int.Parse(peak.Split(':')[1].Replace("kB", "", StringComparison.Ordinal), CultureInfo.InvariantCulture);
+            output.WriteLine(peak);
+            Assert.InRange(kilobytes, 1, MemoryLimitKilobytes + ((workers - 1) * (16 << 10)));
+        }
+    }
+
+    [SkippableTheory]
+    [InlineData("raw", "gre", 4, false)]
+    [InlineData("raw", "gre", 6, true)]
+    [InlineData("raw", "gre-udp", 4, true)]
+    [InlineData("raw", "gre-udp", 6, false)]
+    public async Task DatagramsOfManySizesAroundTheMtuArriveWhole(string datapath, string encapsulation, int outer, bool wire)
+    {
+        await using Lab lab = await Lab.CreateAsync(output, wire: wire);
+        (Vm vm1, Vm vm2) = (lab.Hosts[0], lab.Hosts[1]);
+        Daemon[] daemons = await StartAsync(lab, datapath, encapsulation, outer);
+        int mtu = (await daemons[0].GetAsync("/v1/network"))["interface"]!["mtu"]!.GetValue<int>();
+        Assert.Equal(1500 - (outer == 4 ? 20 : 40) - 4 - (encapsulation == "gre" ? 0 : 8), mtu);
+
+        foreach (int inner in new[] { 4, 6 })
+        {
+            int largest = mtu - 8 - (inner == 4 ? 20 : 40);
+            IEnumerable<int> sizes = [1, 2, 3, 17, 64, 535, 1000, .. Enumerable.Range(largest - 9, 19), 1472, 2000, 4000, 20_000];
+            await using Background server = vm2.Container.StartPython(EchoServer, vm2.ContainerAddress(inner));
+            await server.WaitForAsync("listening");
+            (await vm1.Container.PythonAsync(EchoClient, vm2.ContainerAddress(inner), string.Join(',', sizes))).Succeeded();
+        }
+    }
+
+    [SkippableTheory]
+    [InlineData("raw", "gre", false)]
+    [InlineData("raw", "gre-udp", false)]
+    [InlineData("raw", "gre-udp", true)]
+    public async Task AModerateFlowIsNeverSentAgainAndManyFlowsComplete(string datapath, string encapsulation, bool wire)
+    {
+        await using Lab lab = await Lab.CreateAsync(output, wire: wire);
+        (Vm vm1, Vm vm2) = (lab.Hosts[0], lab.Hosts[1]);
+        Daemon[] daemons = await StartAsync(lab, datapath, encapsulation, 4);
+        await using Background server = vm2.Container.Start(null, "iperf3", "-s", "--forceflush");
+        await server.WaitForAsync("Server listening");
+
+        // A probe after a late acknowledgement (TLP) says that the processors are busy, not that a packet was lost.
+        foreach (Vm host in lab.Hosts)
+        {
+            (await host.Container.ShellAsync("echo 0 >/proc/sys/net/ipv4/tcp_early_retrans")).Succeeded();
+        }
+
+        // The first flow learns the path's MTU by losing its first flight.
+        await IperfAsync(vm1, vm2, "-n", "1M");
+        string before = await RetransmitsAsync(lab);
+        JsonNode moderate = await IperfAsync(vm1, vm2, "-b", "40M", "-t", "2");
+        Assert.True(moderate["bits_per_second"]!.GetValue<double>() > 20e6, moderate.ToJsonString());
+        string after = await RetransmitsAsync(lab);
+        Assert.True(before == after, $"{before}\n{after}");
+
+        foreach (string flows in new[] { "1", "4", "32" })
+        {
+            JsonNode result = await IperfAsync(vm1, vm2, "-P", flows, "-t", "1");
+            Assert.True(result["bytes"]!.GetValue<long>() > 1 << 20, $"{flows} flows: {result.ToJsonString()}");
+        }
+
+        await AssertCountersAddUpAsync(daemons);
+    }
+
+    [SkippableTheory]
+    [InlineData("raw", "gre")]
+    [InlineData("raw", "gre-udp")]
+    public async Task EveryChecksumOnTheWireIsRight(string datapath, string encapsulation)
+    {
+        await using Lab lab = await Lab.CreateAsync(output, wire: true);
+        (Vm vm1, Vm vm2) = (lab.Hosts[0], lab.Hosts[1]);
+        foreach (Vm host in lab.Hosts)
+        {
+            // Nothing is left to a device, and nothing is coalesced before it is captured.
+            (await host.RunAsync("ethtool", "-K", "eth1", "tx", "off", "gro", "off", "rx-udp-gro-forwarding", "off")).Succeeded();
+        }
+
+        await StartAsync(lab, datapath, encapsulation, 4);
+        string file = Path.Combine(vm2.Directory, "wire.pcap");
+        await using Background tcpdump = vm2.Start(null, "tcpdump", "-i", "eth1", "-U", "--immediate-mode", "-n", "-Z", "root", "-w", file, "ip proto 47 or udp port 4754");
+        await tcpdump.WaitForAsync("listening on");
+        foreach (int inner in new[] { 4, 6 })
+        {
+            await TcpTransfer.CheckAsync(vm1.Container, vm2.Container, vm2.ContainerAddress(inner), 2 << 20);
+            await using UdpFlow flow = await UdpFlow.StartAsync(vm1.Container, vm2.Container, vm2.ContainerAddress(inner), burst: 4);
+            await flow.StopAsync();
+        }
+
+        await tcpdump.SignalAsync("INT");
+        await tcpdump.WaitAsync();
+        string[] words = ["tshark", "-n", "-r", file, "-d", "udp.port==4754,gre", "-o", "ip.check_checksum:TRUE", "-o", "udp.check_checksum:TRUE", "-o", "tcp.check_checksum:TRUE"];
+        string bad = (await vm2.RunAsync([.. words, "-Y", "ip.checksum.status==0 || udp.checksum.status==0 || tcp.checksum.status==0"])).Succeeded().Out;
+        string good = (await vm2.RunAsync([.. words, "-Y", "gre && tcp.checksum.status==1 && tcp.len>1000"])).Succeeded().Out;
+        Assert.Equal("", bad);
+        Assert.True(good.Split('\n').Length > 1000, "tshark did not see the segments");
+    }
+
+    [SkippableFact]
+    public async Task OnePeerUsesGreAndAnotherGreInUdp()
+    {
+        await using Lab lab = await Lab.CreateAsync(output, hosts: 3);
+        (Vm vm1, Vm vm2, Vm vm3) = (lab.Hosts[0], lab.Hosts[1], lab.Hosts[2]);
+        Daemon[] daemons = await lab.StartMeshAsync(options: (host, peer) => host == vm3 || peer == vm3 ? ["encapsulation: gre-udp"] : ["encapsulation: gre"]);
+
+        await Task.WhenAll(
+            TcpTransfer.CheckAsync(vm1.Container, vm2.Container, vm2.ContainerAddress(4), 8 << 20, 5000),
+            TcpTransfer.CheckAsync(vm1.Container, vm3.Container, vm3.ContainerAddress(4), 8 << 20, 5001),
+            TcpTransfer.CheckAsync(vm3.Container, vm1.Container, vm1.ContainerAddress(6), 8 << 20, 5002),
+            TcpTransfer.CheckAsync(vm2.Container, vm1.Container, vm1.ContainerAddress(6), 8 << 20, 5003));
+
+        await AssertCountersAddUpAsync([daemons[0], daemons[1]]);
+        Assert.Equal("[\"gre\",\"gre-udp\"]", (await daemons[0].GetAsync("/v1/network"))["underlay"]!["accept"]!.ToJsonString());
+    }
+
+    [SkippableFact]
+    public async Task APeerThatIsAddedOpensThePortAndWhatIsNotAcceptedStaysOut()
+    {
+        await using Lab lab = await Lab.CreateAsync(output, hosts: 3);
+        (Vm vm1, Vm vm2, Vm vm3) = (lab.Hosts[0], lab.Hosts[1], lab.Hosts[2]);
+        Daemon daemon1 = await vm1.StartDaemonAsync(vm1.Configuration(vm2.PeerEntry()));
+        await vm2.StartDaemonAsync(vm2.Configuration(vm1.PeerEntry()));
+        Daemon daemon3 = await vm3.StartDaemonAsync(vm3.Configuration(vm1.PeerEntry(), underlayExtra: "  encapsulation: gre-udp\n"));
+        await using UdpFlow flow = await UdpFlow.StartAsync(vm2.Container, vm1.Container, vm1.ContainerAddress(4));
+        Assert.DoesNotContain(":4754", await PortsAsync(vm1), StringComparison.Ordinal);
+
+        (await daemon1.CtlAsync("add-peer", "vm3", "--endpoint", vm3.Underlay(4), "--subnet", vm3.Subnet(4), "--encapsulation", "gre-udp")).Succeeded();
+        Assert.Contains(":4754", await PortsAsync(vm1), StringComparison.Ordinal);
+        PingResult ping = await vm1.Container.PingAsync(vm3.ContainerAddress(4));
+        Assert.True(ping.Received == 3, $"{ping.Result}{await daemon3.GetAsync("/v1/drops")}");
+
+        // Only plain GRE from now on, by a reload.
+        (await daemon1.CtlAsync("remove-peer", "vm3")).Succeeded();
+        daemon1.Configure(vm1.Configuration(vm2.PeerEntry() + vm3.PeerEntry(4, "encapsulation: gre-udp"), underlayExtra: "  accept: [gre]\n"));
+        (await daemon1.CtlAsync("reload")).Succeeded();
+        Assert.Equal(0, (await vm1.Container.PingAsync(vm3.ContainerAddress(4))).Received);
+
+        daemon1.Configure(vm1.Configuration(vm2.PeerEntry() + vm3.PeerEntry(4, "encapsulation: gre-udp"), underlayExtra: "  accept: [gre, gre-udp]\n"));
+        (await daemon1.CtlAsync("reload")).Succeeded();
+        Assert.Equal(3, (await vm1.Container.PingAsync(vm3.ContainerAddress(4))).Received);
+        FlowResult counted = await flow.StopAsync();
+        Assert.True(counted is { Lost: 0, Corrupt: 0 }, $"{counted}");
+    }
+
+    private static async Task<string> PortsAsync(Vm host) => (await host.RunAsync("ss", "-Huln")).Succeeded().Out;
+
+    // What was sent again, and what was sent again for nothing, of both containers.
+    private static async Task<string> RetransmitsAsync(Lab lab) => string.Concat(await Task.WhenAll(lab.Hosts.Select(async host =>
+        (await host.Container.RunAsync("nstat", "-asz", "TcpRetransSegs", "TcpExtTCPLossProbes", "TcpExtTCPTimeouts", "TcpExtTCPSackRecovery", "TcpExtTCPFastRetrans", "TcpExtTCPDSACKRecv", "TcpExtTCPSACKReorder")).Succeeded().Out)));
+
+    private static async Task<JsonNode> IperfAsync(Vm from, Vm to, params string[] options)
+    {
+        CommandResult result = await from.Container.RunAsync(["iperf3", "-J", "-c", to.ContainerAddress(4), .. options]);
+        return JsonNode.Parse(result.Succeeded().Out)!["end"]!["sum_received"]!;
+    }
+
+    private static Task<Daemon[]> StartAsync(Lab lab, string datapath, string encapsulation, int outer, int workers = 1)
+    {
+        string extra = $"  encapsulation: {encapsulation}\ndatapath: {{receive: {datapath}, send: {datapath}, workers: {workers}}}\n";
+        return Task.WhenAll(lab.Hosts.Select(host => host.StartDaemonAsync(host.Configuration(
+            string.Concat(lab.Hosts.Where(peer => peer != host).Select(peer => peer.PeerEntry(outer))), outer, underlayExtra: extra))));
+    }
+
+    // What the one has sent, the other has received or dropped, in packets. The last packets are on their way for a moment. Where a raw
+    // socket gets what the kernel has coalesced, nobody knows how many packets it was: each but the first lacks its headers then.
+    private async Task AssertCountersAddUpAsync(Daemon[] daemons, bool isCoalescedBlindly = false)
+    {
+        const int leastHeaders = 40;
+        const int mostHeaders = 72;
+        foreach ((Daemon from, Daemon to) in new[] { (daemons[0], daemons[1]), (daemons[1], daemons[0]) })
+        {
+            string state = "";
+            await Poll.UntilAsync(
+                "the counters add up",
+                async () =>
+                {
+                    JsonNode sent = (await from.GetAsync($"/v1/peers/{to.Host.Name}"))["traffic"]!["sent"]!;
+                    JsonNode received = (await to.GetAsync($"/v1/peers/{from.Host.Name}"))["traffic"]!["received"]!;
+                    JsonNode drops = await to.GetAsync("/v1/drops");
+                    JsonNode inbound = drops["peers"]![from.Host.Name]!;
+                    string[] reasons = ["CoalescedUdp", "ChecksumMismatch", "InnerHeaderMalformed", "SourceNotInPeerSubnets", "TunWriteFailed"];
+                    long dropped = reasons.Sum(reason => inbound[reason]!.GetValue<long>()) + drops["network"]!["ReceiveQueueFull"]!.GetValue<long>();
+                    state = $"{from.Host} to {to.Host}: sent {sent.ToJsonString()}, received {received.ToJsonString()}, dropped {dropped}";
+                    long missing = sent["packets"]!.GetValue<long>() - received["packets"]!.GetValue<long>() - dropped;
+                    long missingBytes = sent["bytes"]!.GetValue<long>() - received["bytes"]!.GetValue<long>();
+                    return isCoalescedBlindly && dropped == 0
+                        ? missing >= 0 && missingBytes >= missing * leastHeaders && missingBytes <= missing * mostHeaders
+                        : missing == 0;
+                },
+                () => Task.FromResult(state));
+            output.WriteLine(state);
+        }
+    }
+}
