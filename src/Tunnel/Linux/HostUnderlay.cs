@@ -41,6 +41,7 @@ internal sealed class HostUnderlay : IUnderlayPaths, IUnderlayReception, IDispos
     private readonly PacketSender?[] _packetSenders;
     private bool _acceptsGre = true;
     private bool _acceptsGreUdp;
+    private bool _isByRing;
 
     /// <summary>Opens the raw sockets, which always work.</summary>
     /// <param name="settings">What with.</param>
@@ -190,6 +191,13 @@ internal sealed class HostUnderlay : IUnderlayPaths, IUnderlayReception, IDispos
             }
         }
 
+        if (_isByRing && !byRing)
+        {
+            // A packet socket is given a whole batch of packets before the raw sockets get the first of it.
+            PacketRing.AwaitPacketsUnderWay();
+        }
+
+        _isByRing = byRing;
         for (int i = 0; i < _workers.Length; i++)
         {
             if (byRing)

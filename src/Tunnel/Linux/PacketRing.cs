@@ -92,6 +92,19 @@ internal sealed unsafe class PacketRing : IDisposable
         }
     }
 
+    /// <summary>
+    /// Waits until every packet that the kernel is passing on has reached all sockets: closing a packet socket waits for that
+    /// (synchronize_net in the kernel). Some milliseconds.
+    /// </summary>
+    public static void AwaitPacketsUnderWay()
+    {
+        SysResult opened = Sys.Socket(Uapi.AF_PACKET, SOCK_RAW, 0);
+        if (!opened.IsError)
+        {
+            new FileDescriptor(opened.Value).Dispose();
+        }
+    }
+
     /// <summary>Begins or ends to take packets. Any thread.</summary>
     public void Take(bool packets) => _ = ClassicBpf.Attach(_fd, packets ? GreFilters.GreToThisHost : GreFilters.Nothing);
 
