@@ -59,10 +59,11 @@ internal static class GreFilters
     public static sock_filter[] WorkerOfFlow(int workers) =>
         FlowNumber(new ClassicBpf(), isIpv6: false, workers).Add(Uapi.BPF_RET | Uapi.BPF_A).Build();
 
-    // Leaves the worker's number in A. A packet too short for an inner header is the first worker's, so that it is counted once.
+    // A packet is looked at from its IPv4 header, or for a raw IPv6 socket from its GRE header: there the kernel has it begin, for raw sockets and
+    // for fan-out groups alike. Leaves the worker's number in A. A packet too short for an inner header is the first worker's, so that it is counted once.
     private static ClassicBpf FlowNumber(ClassicBpf program, bool isIpv6, int workers)
     {
-        int at = isIpv6 ? 0 : Ip;
+        const int at = 0;
         if (isIpv6)
         {
             program.Add(Uapi.BPF_LDX | Uapi.BPF_IMM, 0);
@@ -70,7 +71,7 @@ internal static class GreFilters
         else
         {
             // X: where GRE begins.
-            program.Add(LoadByte | Abs, Ip).Add(Alu | Uapi.BPF_AND, 0x0f).Add(Alu | Uapi.BPF_LSH, 2).Add(Tax);
+            program.Add(LoadByte | Abs, at).Add(Alu | Uapi.BPF_AND, 0x0f).Add(Alu | Uapi.BPF_LSH, 2).Add(Tax);
         }
 
         // The length of the GRE header: 4 bytes, and 4 more for each of the flags C, K and S.

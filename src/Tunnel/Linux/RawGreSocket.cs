@@ -38,7 +38,9 @@ internal sealed unsafe class RawGreSocket : IDisposable
     private readonly bool _isIpv6;
     private readonly FileDescriptor _descriptor;
     private readonly InetAddress _local;
+    private readonly Lock _guardLock = new();
     private FileDescriptor? _guard;
+    private volatile bool _isGuardSpare;
     private readonly int _fd;
 
     private readonly PinnedArray<mmsghdr> _received = new(MessageCount);
@@ -121,6 +123,14 @@ internal sealed unsafe class RawGreSocket : IDisposable
         }
         while (count == wanted);
 
+        if (_isGuardSpare)
+        {
+            lock (_guardLock)
+            {
+                CloseSpareGuard();
+            }
+        }
+
         return false;
     }
 
@@ -156,16 +166,22 @@ internal sealed unsafe class RawGreSocket : IDisposable
     /// </summary>
     public void Take(bool packets, int worker, int workers)
     {
-        if (packets)
+        lock (_guardLock)
         {
-            _guard ??= OpenGuard(_isIpv6, _local);
-        }
+            if (packets)
+            {
+                _guard ??= OpenGuard(_isIpv6, _local);
+            }
 
-        _ = ClassicBpf.Attach(_fd, packets ? GreFilters.FlowsOf(_isIpv6, worker, workers) : GreFilters.Nothing);
-        if (!packets && !_isIpv6)
-        {
-            _guard?.Dispose();
-            _guard = null;
+            _ = ClassicBpf.Attach(_fd, packets ? GreFilters.FlowsOf(_isIpv6, worker, workers) : GreFilters.Nothing);
+
+            // The kernel passes over a socket whose queue is full before it asks the filter; that one guards nothing until it is drained.
+            byte unused;
+            _isGuardSpare = !packets && !_isIpv6;
+            if (_isGuardSpare && Sys.Receive(_fd, &unused, sizeof(byte), Uapi.MSG_PEEK).WouldBlock)
+            {
+                CloseSpareGuard();
+            }
         }
     }
 
@@ -174,6 +190,16 @@ internal sealed unsafe class RawGreSocket : IDisposable
     {
         _descriptor.Dispose();
         _guard?.Dispose();
+    }
+
+    private void CloseSpareGuard()
+    {
+        if (_isGuardSpare)
+        {
+            _isGuardSpare = false;
+            _guard?.Dispose();
+            _guard = null;
+        }
     }
 
     // What never changes from call to call.

@@ -15,6 +15,9 @@ namespace Tunnel.Linux;
 [SuppressMessage("ApiDesign", "RS0030", Justification = "The generated half of the class lies outside the folder that the ban leaves out.")]
 internal static unsafe partial class Uapi
 {
+    // bits/socket.h
+    public const int MSG_PEEK = 2;
+
     // linux/uio.h: the most iovecs of one message and the most messages of one call.
     public const int UIO_MAXIOV = 1024;
 
