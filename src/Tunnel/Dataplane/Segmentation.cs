@@ -93,7 +93,9 @@ internal ref struct Segmentation
         bool isTcp = offload.Gso is GsoType.TcpV4 or GsoType.TcpV6;
         bool fitsVersion = offload.Gso == GsoType.UdpL4 || (offload.Gso == GsoType.TcpV4) == isIpv4;
         int start = offload.ChecksumStart;
-        bool fitsHeader = isIpv4 ? start == (packet[0] & 0x0f) * 4 : start >= Ipv6Header.Length;
+
+        // Extension headers are multiples of 8 bytes (RFC 8200 section 4); sums of parts need even ones.
+        bool fitsHeader = isIpv4 ? start == (packet[0] & 0x0f) * 4 : start >= Ipv6Header.Length && start % 8 == 0;
         int shortest = isTcp ? TcpView.MinHeaderLength : UdpView.HeaderLength;
         if (!fitsVersion || !fitsHeader || offload.SegmentSize == 0 || packet.Length <= start + shortest)
         {

@@ -134,7 +134,9 @@ public sealed class SegmentationTests
         { "start behind the end", Tcp6, OffloadOf(Tcp6, 100) with { ChecksumStart = 65_535 } },
         { "no room for a TCP header", Tcp6, OffloadOf(Tcp6, 100) with { ChecksumStart = 240 } },
         { "no room for a UDP header", Tcp6 with { IsUdp = true }, OffloadOf(Tcp6 with { IsUdp = true }, 100) with { ChecksumStart = 240 } },
-        { "headers longer than any", Tcp6 with { Payload = new byte[400] }, OffloadOf(Tcp6 with { IsUdp = true }, 100) with { ChecksumStart = 153 } },
+        { "headers longer than any", Tcp6 with { Payload = new byte[400] }, OffloadOf(Tcp6 with { IsUdp = true }, 100) with { ChecksumStart = 160 } },
+        { "odd start", Tcp6 with { IsUdp = true }, OffloadOf(Tcp6 with { IsUdp = true }, 100) with { ChecksumStart = 41 } },
+        { "start inside an extension header", Tcp6 with { IsUdp = true }, OffloadOf(Tcp6 with { IsUdp = true }, 100) with { ChecksumStart = 44 } },
         { "no payload of TCP", Tcp4 with { Payload = [] }, OffloadOf(Tcp4, 100) },
         { "no payload of UDP", Tcp4 with { IsUdp = true, Payload = [] }, OffloadOf(Tcp4 with { IsUdp = true }, 100) },
     };
