@@ -67,8 +67,9 @@ internal sealed class DeliveryQueue
 
         ReadOnlySpan<byte> bytes = packet.Span;
         int index = _packetCount++;
-        _packets[index] = new Arrived { Packet = packet, Offload = offload, Sender = sender, Next = -1 };
         Shape shape = ShapeOf(bytes, offload);
+        int segments = isSegmentSizeKnown && shape.Payload > 0 ? shape.Segments : 1;
+        _packets[index] = new Arrived { Packet = packet, Offload = offload, Sender = sender, Segments = segments, Next = -1 };
         shape = shape with { MayJoin = shape.MayJoin && isSegmentSizeKnown };
         if (shape.Protocol == 0)
         {
@@ -210,7 +211,7 @@ internal sealed class DeliveryQueue
             Head = index,
             Tail = index,
             Count = 1,
-            Segments = closed ? 1 : shape.Segments,
+            Segments = _packets[index].Segments,
             Shape = shape,
             Length = bytes.Length,
             NextSequence = closed ? 0 : SequenceOf(bytes, shape) + (uint)shape.Payload,
@@ -330,7 +331,7 @@ internal sealed class DeliveryQueue
             Peer sender = _packets[item.Head].Sender;
             if (_writes[i].Result == TransmitResult.Sent)
             {
-                sender.Counters[_worker].CountReceived(item.Count, item.Length + ((item.Count - 1) * item.Shape.HeaderLength), now);
+                sender.Counters[_worker].CountReceived(item.Segments, item.Length + ((item.Segments - 1) * item.Shape.HeaderLength), now);
             }
             else if (_writes[i].Result == TransmitResult.Failed && _writes[i].Offload.Gso != GsoType.None)
             {
@@ -338,7 +339,7 @@ internal sealed class DeliveryQueue
             }
             else
             {
-                sender.Counters[_worker].CountDrops(DropReason.TunWriteFailed, item.Count);
+                sender.Counters[_worker].CountDrops(DropReason.TunWriteFailed, item.Segments);
             }
         }
 
@@ -370,7 +371,7 @@ internal sealed class DeliveryQueue
 
             if (!Segmentation.TryBegin(packet.Packet.Span, packet.Offload, out Segmentation segments))
             {
-                packet.Sender.Counters[_worker].CountDrop(DropReason.TunWriteFailed);
+                packet.Sender.Counters[_worker].CountDrops(DropReason.TunWriteFailed, packet.Segments);
                 continue;
             }
 
@@ -381,9 +382,11 @@ internal sealed class DeliveryQueue
                 _single.Add(new Piece(_singleHeader, 0, segments.HeaderLength));
                 _single.Append(new Piece(packet.Packet.Memory, packet.Packet.Offset + offset, length));
 
-                // What the kernel has coalesced counts once.
+                // Where the segment size is a guess, nobody knows how many packets it was.
                 bool isLast = segment == segments.Count - 1;
-                sent += WriteSingle(packet.Sender, isLast ? 1 : 0, isLast ? packet.Packet.Length : 0);
+                sent += packet.Segments == segments.Count
+                    ? WriteSingle(packet.Sender, 1, segments.HeaderLength + length)
+                    : WriteSingle(packet.Sender, isLast ? 1 : 0, isLast ? packet.Packet.Length : 0);
             }
         }
 
@@ -413,6 +416,7 @@ internal sealed class DeliveryQueue
         public Piece Packet;
         public Offload Offload;
         public Peer Sender;
+        public int Segments;
         public int Next;
     }
 
@@ -436,7 +440,7 @@ internal sealed class DeliveryQueue
         /// <summary>Whether it is one segment, and not several that the kernel has coalesced.</summary>
         public bool IsSingle => Payload == SegmentSize;
 
-        /// <summary>How many segments it will be cut into; only where it may join.</summary>
-        public int Segments => (Payload + SegmentSize - 1) / SegmentSize;
+        /// <summary>How many segments it will be cut into; only where there is payload.</summary>
+        public int Segments => SegmentSize == 0 ? 1 : (Payload + SegmentSize - 1) / SegmentSize;
     }
 }

@@ -22,7 +22,7 @@ public sealed class PeerCounters
     /// <summary>Inner bytes that the underlay took.</summary>
     public long SentBytes => Volatile.Read(ref _sentBytes);
 
-    /// <summary>Inner packets that the TUN device took; one that the kernel has coalesced counts once.</summary>
+    /// <summary>Inner packets that the TUN device took; of those that the kernel has coalesced each, unless it did not tell their size (decision 0005): then one.</summary>
     public long ReceivedPackets => Volatile.Read(ref _receivedPackets);
 
     /// <summary>Inner bytes that the TUN device took.</summary>

@@ -179,6 +179,8 @@ public sealed class SharingTests
             List<(byte[] Bytes, int Worker)> last = Receive(b, 1);
             Assert.Equal(Packet(A4, B4, seed: 77), Assert.Single(last).Bytes);
         }
+
+        Assert.Equal(0, Counter(lab.B, "Icmp/OutDestUnreachs"));
     }
 
     private static byte[] Flow(byte flow, byte[] payload) => (flow % 4) switch

@@ -308,7 +308,7 @@ public sealed class FuzzTests
                 if (isTun && choice > 1)
                 {
                     about.Offload = OffloadFor(destination[..length], start: 0);
-                    most = about.Offload.Gso == GsoType.None || about.Offload.SegmentSize == 0 ? 1 : (length / about.Offload.SegmentSize) + 1;
+                    most = MostSegments(length, about.Offload);
                 }
                 else if (!isTun && choice == 2)
                 {
@@ -319,6 +319,7 @@ public sealed class FuzzTests
                     if (mutator.Below(2) == 0)
                     {
                         about.Offload = OffloadFor(destination[..length], InnerOf(destination[..length]));
+                        most = MostSegments(length, about.Offload);
                     }
                 }
                 else if (!isTun && choice == 3)
@@ -332,6 +333,9 @@ public sealed class FuzzTests
                 Most += most;
                 return length;
             }
+
+            private static int MostSegments(int length, in Offload offload) =>
+                offload.Gso == GsoType.None || offload.SegmentSize == 0 ? 1 : (length / offload.SegmentSize) + 1;
 
             private static bool IsForLocal(ReadOnlySpan<byte> packet) =>
                 packet.Length < 20

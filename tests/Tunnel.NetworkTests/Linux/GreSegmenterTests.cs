@@ -1,0 +1,170 @@
+using System.Buffers.Binary;
+using Tunnel.Dataplane;
+using Tunnel.Linux;
+using Tunnel.TestSupport;
+using Tunnel.Wire;
+using static Tunnel.NetworkTests.Linux.RawGreLab;
+
+namespace Tunnel.NetworkTests.Linux;
+
+/// <summary>Super-packets written to a TUN device leave the underlay's as GRE; a packet ring at the other end of the link looks at them.</summary>
+public sealed class GreSegmenterTests
+{
+    private const string A4 = "10.77.1.1";
+    private const string B4 = "10.77.1.2";
+    private const int SegmentSize = 1300;
+    private const int Segments = 10;
+    private const int Last = 700;
+
+    public static TheoryData<string, string, uint?, bool> Kinds => new()
+    {
+        { "172.17.51.2", "172.17.52.2", null, false },
+        { "172.17.51.2", "172.17.52.2", 42u, false },
+        { "fd17:51::2", "fd17:52::2", null, false },
+        { "172.17.51.2", "172.17.52.2", null, true },
+        { "172.17.51.2", "172.17.52.2", 42u, true },
+        { "fd17:51::2", "fd17:52::2", 42u, true },
+    };
+
+    [SkippableTheory]
+    [MemberData(nameof(Kinds))]
+    public void TcpCrossesAVirtualLinkWholeAndOthersInSegments(string source, string destination, uint? key, bool cut)
+    {
+        using var ends = new SegmenterLab();
+        if (cut)
+        {
+            ends.Lab.A.Exec("ethtool -K eth0 tso off gso on tx-gre-segmentation off tx-gre-csum-segmentation off");
+        }
+
+        byte[] payload = Packets.Payload((Segments * SegmentSize) + Last);
+        byte[] inner = Packets.TcpPacket(source, destination, payload, isPartial: true, sequence: 7, flags: 0x18);
+        bool isIpv4 = source.Contains('.', StringComparison.Ordinal);
+        int transport = isIpv4 ? 20 : 40;
+        Peer peer = Overlay.Peer(endpoint: B4, local: A4, keyOut: key);
+        var offload = new Offload(isIpv4 ? GsoType.TcpV4 : GsoType.TcpV6, SegmentSize, (ushort)(transport + 20), true, (ushort)transport, 16);
+        List<(byte[] Bytes, Offload Offload)> got = ends.Send(peer, inner, offload, isIpv4, bytes => bytes - (20 + transport + 20 + peer.Overhead - 20), payload.Length);
+
+        Assert.Equal(cut ? Segments + 1 : 1, got.Count);
+        int next = 0;
+        foreach ((byte[] bytes, Offload about) in got)
+        {
+            Assert.True(Ipv4View.TryParse(bytes, out Ipv4View outer) && outer.IsChecksumValid && outer.TotalLength == bytes.Length);
+            Assert.Equal((A4, B4), (outer.Source.ToString(), outer.Destination.ToString()));
+            Assert.Equal(GreParseResult.Ok, GreView.TryParse(outer.Payload, out GreView gre));
+            Assert.Equal((key is not null, key ?? 0, isIpv4 ? EtherType.Ipv4 : EtherType.Ipv6), (gre.HasKey, gre.Key, gre.ProtocolType));
+            ReadOnlySpan<byte> segment = gre.Payload[transport..];
+            Assert.Equal((uint)(7 + next), BinaryPrimitives.ReadUInt32BigEndian(segment[4..]));
+            Assert.True(payload.AsSpan(next, segment.Length - 20).SequenceEqual(segment[20..]), "other bytes arrived than were sent");
+            next += segment.Length - 20;
+            if (cut)
+            {
+                ushort pseudoHeader = Packets.PseudoHeader(source, destination, IpProtocol.Tcp, segment.Length);
+                Assert.True(about.NeedsChecksum || Rfc1071.Sum(segment, pseudoHeader) == 0xffff, "wrong checksum");
+            }
+            else
+            {
+                Assert.Equal((offload.Gso, offload.SegmentSize, true), (about.Gso, about.SegmentSize, about.NeedsChecksum));
+                Assert.Equal(peer.Overhead + transport, about.ChecksumStart);
+            }
+        }
+
+        Assert.Equal(payload.Length, next);
+    }
+
+    [SkippableFact]
+    public void UdpIsCutIntoItsDatagrams()
+    {
+        using var ends = new SegmenterLab();
+        ends.Lab.A.Exec("ethtool -K eth0 tso off gso on tx-gre-segmentation off tx-gre-csum-segmentation off tx-udp-segmentation off");
+        byte[] payload = Packets.Payload(3000);
+        byte[] inner = Packets.UdpPacket("172.17.51.2", "172.17.52.2", payload, isPartial: true);
+        var offload = new Offload(GsoType.UdpL4, 1000, 28, true, 20, 6);
+        List<(byte[] Bytes, Offload Offload)> got = ends.Send(
+            Overlay.Peer(endpoint: B4, local: A4), inner, offload, isIpv4: true, bytes => bytes - 52, payload.Length);
+        Assert.Equal([1052, 1052, 1052], got.Select(packet => packet.Bytes.Length));
+        Assert.Equal(payload, got.SelectMany(packet => packet.Bytes[52..]));
+    }
+
+    [SkippableFact]
+    public void OtherPacketsPassAndALostSlotIsAnError()
+    {
+        using var ends = new SegmenterLab();
+        byte[] inner = Packets.UdpPacket("172.17.51.2", "10.88.0.1", Packets.Payload(100));
+        ends.Lab.A.Ip("addr add 10.88.0.1/24 dev gretun0");
+        long before = Counter(ends.Lab.A, "Udp/NoPorts");
+        ends.Write(inner);
+        Assert.True(NetnsThread.Eventually(() => Counter(ends.Lab.A, "Udp/NoPorts") == before + 1));
+    }
+
+    private sealed class SegmenterLab : IDisposable
+    {
+        private readonly TunDevice _tun;
+        private readonly GreSegmenter _segmenter;
+        private readonly PacketRing _ring;
+        private readonly WorkerUnderlay _guardA;
+        private readonly WorkerUnderlay _guardB;
+
+        public SegmenterLab()
+        {
+            Lab = Direct();
+            _guardA = Lab.Open(Lab.A);
+            _guardB = Lab.Open(Lab.B);
+            WarmUp(_guardA, _guardB, Packet(A4, B4));
+            _tun = Lab.A.Run(() => new TunDevice("gretun0"));
+            Lab.A.Ip("link set gretun0 up");
+            int index = Index(Lab.A, "gretun0");
+            _segmenter = Lab.A.Run(() => new GreSegmenter(index, [_tun]));
+            _ring = Lab.B.Run(() => new PacketRing(2048, -1, 1));
+            _ring.Take(true);
+        }
+
+        public RawGreLab Lab { get; }
+
+        public void Write(byte[] packet)
+        {
+            var memory = new PinnedPacketMemory(packet.Length);
+            packet.CopyTo(memory.Array, 0);
+            var batch = new GatherBatch(1, 1);
+            batch.Add(new Piece(memory, 0, packet.Length));
+            _tun.Write(batch);
+            Assert.Equal(TransmitResult.Sent, batch[0].Result);
+        }
+
+        /// <summary>Sends a super-packet and receives until as much payload has come.</summary>
+        public List<(byte[] Bytes, Offload Offload)> Send(Peer peer, byte[] inner, Offload offload, bool isIpv4, Func<int, int> payloadOf, int total)
+        {
+            var memory = new PinnedPacketMemory(peer.Overhead + inner.Length);
+            inner.CopyTo(memory.Array, peer.Overhead);
+            peer.WriteOuterHeaders(memory.Slice(0, peer.Overhead), inner.Length, isIpv4 ? EtherType.Ipv4 : EtherType.Ipv6, innerSum: 0);
+            var batch = new GatherBatch(1, 2);
+            batch.Add(new Piece(memory, 0, peer.Overhead), offload, peer.Target);
+            batch.Append(new Piece(memory, peer.Overhead, inner.Length));
+            _segmenter.Send(0, batch, 0, Neighbor(Lab.A, Lab.B));
+            Assert.Equal(TransmitResult.Sent, batch[0].Result);
+
+            var got = new List<(byte[] Bytes, Offload Offload)>();
+            var received = new PacketBatch(64);
+            Assert.True(NetnsThread.Eventually(() =>
+            {
+                received.Clear();
+                _ring.Receive(received);
+                for (int i = 0; i < received.Count; i++)
+                {
+                    got.Add((received.Bytes(i).ToArray(), received[i].Offload));
+                }
+
+                _ring.Release();
+                return got.Sum(packet => payloadOf(packet.Bytes.Length)) >= total;
+            }));
+            return got;
+        }
+
+        public void Dispose()
+        {
+            _segmenter.Dispose();
+            _tun.Dispose();
+            _ring.Dispose();
+            Lab.Dispose();
+        }
+    }
+}
