@@ -1,7 +1,7 @@
 using Tunnel.Control.Paths;
 using Tunnel.Dataplane;
-using Tunnel.TestSupport;
 using Tunnel.Tests.Architecture;
+using Tunnel.TestSupport;
 
 namespace Tunnel.Tests.Control.Paths;
 
