@@ -38,7 +38,8 @@ check() {
 if is_root; then
   install_missing ip:iproute2 ping:iputils-ping ethtool:ethtool tcpdump:tcpdump nc:netcat-openbsd iperf3:iperf3 \
     redis-cli:redis-tools setpriv:util-linux gcc:gcc /usr/include/stdio.h:libc6-dev /usr/include/linux/if_tun.h:linux-libc-dev \
-    /usr/bin/python3:python3 /usr/lib/python3/dist-packages/scapy:python3-scapy systemd-analyze:systemd shellcheck:shellcheck jq:jq
+    /usr/bin/python3:python3 /usr/lib/python3/dist-packages/scapy:python3-scapy systemd-analyze:systemd shellcheck:shellcheck jq:jq \
+    tshark:tshark nft:nftables iptables-nft-restore:iptables
 else
   say "not root: tests that need network namespaces are skipped (sudo $0 runs them)"
 fi
