@@ -15,11 +15,15 @@ namespace Tunnel.Linux;
 /// </summary>
 internal sealed unsafe class GreSegmenter : IDisposable
 {
-    private const int SlotsPerWorker = 256;
+    // Peers beyond that are cut for by tunneld itself.
+    private const int SlotsPerWorker = 4096;
     private const int EthernetLength = 14;
     private const int LongestOuter = Ipv4Header.Length + GreHeader.MinLength + 4;
 
-    // A slot of the map: device, sum of the outer IP header without its length, length of the outer headers, then those behind an Ethernet header.
+    // Where the mark has the number of the map's entry: the destination address.
+    private const int MarkEntry = 16;
+
+    // An entry of the map: device, sum of the outer IP header without its length, length of the outer headers, then those behind an Ethernet header.
     private const int SlotLink = 0;
     private const int SlotSum = 4;
     private const int SlotOuterLength = 8;
@@ -61,7 +65,10 @@ internal sealed unsafe class GreSegmenter : IDisposable
 
     private static string Cure => "nothing: packets are cut by tunneld itself, at a higher cost";
 
-    /// <summary>Sends a super-packet, and writes its result.</summary>
+    /// <summary>Whether a worker has room to describe a target to the program. Its own thread.</summary>
+    public bool HasRoomFor(int worker, UnderlayTarget target) => _workers[worker].SlotOf(target) >= 0;
+
+    /// <summary>Sends a super-packet to a target that there is room for, and writes its result.</summary>
     /// <param name="worker">The worker's number.</param>
     /// <param name="batch">The batch.</param>
     /// <param name="index">The packet: outer headers as one piece, then the inner super-packet; its offload counts from the inner packet.</param>
@@ -73,13 +80,20 @@ internal sealed unsafe class GreSegmenter : IDisposable
         ReadOnlySpan<byte> outer = pieces[0].Span;
         Worker own = _workers[worker];
         int slot = own.SlotOf(packet.Target!);
-        if (slot < 0 || (own.HasChanged(slot, outer, neighbor) && !Describe((worker * SlotsPerWorker) + slot, outer, neighbor)))
+        int entry = (worker * SlotsPerWorker) + slot;
+        if (!own.IsDescribed(slot, outer, neighbor))
         {
-            packet.Result = TransmitResult.Failed;
-            return;
+            if (!Describe(entry, outer, neighbor))
+            {
+                // The link has gone since the next hop was found.
+                packet.Result = TransmitResult.Unreachable;
+                return;
+            }
+
+            own.Remember(slot, outer, neighbor);
         }
 
-        packet.Result = own.Write((worker * SlotsPerWorker) + slot, pieces[1..], packet.Offload);
+        packet.Result = own.Write(entry, pieces[1..], packet.Offload);
     }
 
     /// <summary>Detaches the program.</summary>
@@ -127,8 +141,8 @@ internal sealed unsafe class GreSegmenter : IDisposable
             .Load(Uapi.BPF_B, 4, 2, 9).JumpIf(Uapi.BPF_JNE, 4, IpProtocol.Gre, "pass")
             .Load(Uapi.BPF_W, 4, 2, 12).JumpIf(Uapi.BPF_JNE, 4, 0, "pass")
 
-            // The slot stands where the destination would, the inner version behind.
-            .Load(Uapi.BPF_W, 4, 2, 16).Store(Uapi.BPF_W, Stack, Key, 4)
+            // The entry's number, and the inner version behind the mark.
+            .Load(Uapi.BPF_W, 4, 2, MarkEntry).Store(Uapi.BPF_W, Stack, Key, 4)
             .Load(Uapi.BPF_B, Scratch, 2, Ipv4Header.Length).Compute(Uapi.BPF_RSH, Scratch, 4)
             .LoadMap(1, map).Move(2, Stack).Compute(Uapi.BPF_ADD, 2, Key).Call(Uapi.BPF_FUNC_map_lookup_elem)
             .JumpIf(Uapi.BPF_JEQ, 0, 0, "drop")
@@ -220,13 +234,20 @@ internal sealed unsafe class GreSegmenter : IDisposable
     }
 
     // What one worker has described to the program.
-    private sealed class Worker(TunDevice queue)
+    private sealed class Worker
     {
-        private readonly Dictionary<UnderlayTarget, int> _slots = [];
+        private readonly TunDevice _queue;
+        private readonly Dictionary<UnderlayTarget, int> _slots = new(SlotsPerWorker);
         private readonly LinkNeighbor?[] _neighbors = new LinkNeighbor?[SlotsPerWorker];
         private readonly byte[] _outers = new byte[SlotsPerWorker * LongestOuter];
         private readonly PinnedPacketMemory _mark = new(Ipv4Header.Length);
         private readonly GatherBatch _write = new(1, 2);
+
+        public Worker(TunDevice queue)
+        {
+            _queue = queue;
+            new Ipv4Header(InetAddress.FromIpv4(0), InetAddress.None, IpProtocol.Gre, PayloadLength: 0).Write(_mark.Array);
+        }
 
         // A target's slot; -1 where there is none left.
         public int SlotOf(UnderlayTarget target)
@@ -244,25 +265,22 @@ internal sealed unsafe class GreSegmenter : IDisposable
         }
 
         // Total length and checksum differ in every packet; the rest of the headers tells whether the peer's settings have changed.
-        public bool HasChanged(int slot, ReadOnlySpan<byte> outer, LinkNeighbor neighbor)
+        public bool IsDescribed(int slot, ReadOnlySpan<byte> outer, LinkNeighbor neighbor)
         {
-            Span<byte> known = _outers.AsSpan(slot * LongestOuter, outer.Length);
-            if (ReferenceEquals(_neighbors[slot], neighbor) && known[12..20].SequenceEqual(outer[12..20]) &&
-                known[24..].SequenceEqual(outer[24..]) && known[20] == outer[20])
-            {
-                return false;
-            }
-
-            _neighbors[slot] = neighbor;
-            outer.CopyTo(known);
-            return true;
+            ReadOnlySpan<byte> known = Outer(slot, outer.Length);
+            return ReferenceEquals(_neighbors[slot], neighbor) && known[12..20].SequenceEqual(outer[12..20]) &&
+                known[24..].SequenceEqual(outer[24..]) && known[20] == outer[20];
         }
 
-        public TransmitResult Write(int slot, ReadOnlySpan<Piece> inner, in Offload offload)
+        public void Remember(int slot, ReadOnlySpan<byte> outer, LinkNeighbor neighbor)
         {
-            Span<byte> mark = _mark.Slice(0, Ipv4Header.Length);
-            new Ipv4Header(InetAddress.FromIpv4(0), InetAddress.None, IpProtocol.Gre, PayloadLength: 0).Write(mark);
-            MemoryMarshal.Write(mark[16..], slot);
+            _neighbors[slot] = neighbor;
+            outer.CopyTo(Outer(slot, outer.Length));
+        }
+
+        public TransmitResult Write(int entry, ReadOnlySpan<Piece> inner, in Offload offload)
+        {
+            MemoryMarshal.Write(_mark.Slice(MarkEntry, sizeof(int)), entry);
             _write.Clear();
             _write.Add(new Piece(_mark, 0, Ipv4Header.Length), offload with
             {
@@ -274,8 +292,10 @@ internal sealed unsafe class GreSegmenter : IDisposable
                 _write.Append(piece);
             }
 
-            queue.Write(_write);
+            _queue.Write(_write);
             return _write[0].Result;
         }
+
+        private Span<byte> Outer(int slot, int length) => _outers.AsSpan(slot * LongestOuter, length);
     }
 }

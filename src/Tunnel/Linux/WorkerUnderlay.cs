@@ -66,7 +66,7 @@ internal sealed class WorkerUnderlay : IUnderlay
         set => Volatile.Write(ref _ring, value);
     }
 
-    /// <summary>The packet socket to send through; null where raw sockets send.</summary>
+    /// <summary>The packet socket to send through, its owner's; null where raw sockets send.</summary>
     public PacketSender? PacketSender
     {
         get => Volatile.Read(ref _packetSender);
@@ -168,7 +168,8 @@ internal sealed class WorkerUnderlay : IUnderlay
 
     /// <inheritdoc/>
     public bool Cuts(UnderlayTarget target) =>
-        _segmenter is not null && PacketSender is not null && target.Neighbor is not null && target.UdpPort == 0 && _offloads.Has(Offloads.GreSegment);
+        _segmenter is not null && PacketSender is not null && target.UdpPort == 0 && target.Neighbor is not null &&
+        _offloads.Has(Offloads.GreSegment) && _segmenter.HasRoomFor(_number, target);
 
     /// <summary>Before a wait: gives received frames back, without which the ring counts as readable.</summary>
     public void PrepareWait() => Ring?.Release();
@@ -177,7 +178,6 @@ internal sealed class WorkerUnderlay : IUnderlay
     public void Dispose()
     {
         Ring?.Dispose();
-        PacketSender?.Dispose();
         Udp4?.Dispose();
         Udp6?.Dispose();
         _udpSender4?.Dispose();

@@ -86,7 +86,28 @@ public sealed class GreSegmenterTests
     }
 
     [SkippableFact]
-    public void OtherPacketsPassAndALostSlotIsAnError()
+    public void BeyondItsRoomTargetsAreLeftToTheCaller()
+    {
+        using var ends = new SegmenterLab();
+        UnderlayTarget[] targets = [.. Enumerable.Range(0, 4096).Select(_ => new UnderlayTarget(Address(B4)))];
+        Assert.All(targets, target => Assert.True(ends.Segmenter.HasRoomFor(0, target)));
+        Assert.False(ends.Segmenter.HasRoomFor(0, new UnderlayTarget(Address(B4))));
+        Assert.True(ends.Segmenter.HasRoomFor(0, targets[0]));
+    }
+
+    [SkippableFact]
+    public void WhereTheLinkIsGoneTheTargetIsUnreachableUntilItIsBack()
+    {
+        using var ends = new SegmenterLab();
+        byte[] inner = Packets.TcpPacket("172.17.51.2", "172.17.52.2", Packets.Payload(3000), isPartial: true, flags: 0x10);
+        Peer peer = Overlay.Peer(endpoint: B4, local: A4);
+        var offload = new Offload(GsoType.TcpV4, 1000, 40, true, 20, 16);
+        Assert.Equal(TransmitResult.Unreachable, ends.Write(peer, inner, offload, isIpv4: true, new LinkNeighbor(9999, 1)));
+        Assert.Single(ends.Send(peer, inner, offload, isIpv4: true, bytes => bytes - 64, 3000));
+    }
+
+    [SkippableFact]
+    public void OtherPacketsPass()
     {
         using var ends = new SegmenterLab();
         byte[] inner = Packets.UdpPacket("172.17.51.2", "10.88.0.1", Packets.Payload(100));
@@ -99,7 +120,6 @@ public sealed class GreSegmenterTests
     private sealed class SegmenterLab : IDisposable
     {
         private readonly TunDevice _tun;
-        private readonly GreSegmenter _segmenter;
         private readonly PacketRing _ring;
         private readonly WorkerUnderlay _guardA;
         private readonly WorkerUnderlay _guardB;
@@ -113,12 +133,14 @@ public sealed class GreSegmenterTests
             _tun = Lab.A.Run(() => new TunDevice("gretun0"));
             Lab.A.Ip("link set gretun0 up");
             int index = Index(Lab.A, "gretun0");
-            _segmenter = Lab.A.Run(() => new GreSegmenter(index, [_tun]));
+            Segmenter = Lab.A.Run(() => new GreSegmenter(index, [_tun]));
             _ring = Lab.B.Run(() => new PacketRing(2048, -1, 1));
             _ring.Take(true);
         }
 
         public RawGreLab Lab { get; }
+
+        public GreSegmenter Segmenter { get; }
 
         public void Write(byte[] packet)
         {
@@ -130,8 +152,8 @@ public sealed class GreSegmenterTests
             Assert.Equal(TransmitResult.Sent, batch[0].Result);
         }
 
-        /// <summary>Sends a super-packet and receives until as much payload has come.</summary>
-        public List<(byte[] Bytes, Offload Offload)> Send(Peer peer, byte[] inner, Offload offload, bool isIpv4, Func<int, int> payloadOf, int total)
+        /// <summary>Sends a super-packet.</summary>
+        public TransmitResult Write(Peer peer, byte[] inner, Offload offload, bool isIpv4, LinkNeighbor neighbor)
         {
             var memory = new PinnedPacketMemory(peer.Overhead + inner.Length);
             inner.CopyTo(memory.Array, peer.Overhead);
@@ -139,9 +161,14 @@ public sealed class GreSegmenterTests
             var batch = new GatherBatch(1, 2);
             batch.Add(new Piece(memory, 0, peer.Overhead), offload, peer.Target);
             batch.Append(new Piece(memory, peer.Overhead, inner.Length));
-            _segmenter.Send(0, batch, 0, Neighbor(Lab.A, Lab.B));
-            Assert.Equal(TransmitResult.Sent, batch[0].Result);
+            Segmenter.Send(0, batch, 0, neighbor);
+            return batch[0].Result;
+        }
 
+        /// <summary>Sends a super-packet and receives until as much payload has come.</summary>
+        public List<(byte[] Bytes, Offload Offload)> Send(Peer peer, byte[] inner, Offload offload, bool isIpv4, Func<int, int> payloadOf, int total)
+        {
+            Assert.Equal(TransmitResult.Sent, Write(peer, inner, offload, isIpv4, Neighbor(Lab.A, Lab.B)));
             var got = new List<(byte[] Bytes, Offload Offload)>();
             var received = new PacketBatch(64);
             Assert.True(NetnsThread.Eventually(() =>
@@ -161,7 +188,7 @@ public sealed class GreSegmenterTests
 
         public void Dispose()
         {
-            _segmenter.Dispose();
+            Segmenter.Dispose();
             _tun.Dispose();
             _ring.Dispose();
             Lab.Dispose();
