@@ -41,7 +41,6 @@ internal sealed class DeliveryQueue
     private readonly PinnedPacketMemory _singleHeader = new(Segmentation.MaxHeader);
     private int _packetCount;
     private int _itemCount;
-    private int _piecesUsed;
 
     // Super-packets of the kernel's that the device is known to refuse: cut at once, so that nothing behind them overtakes them.
     private Offloads _refused;
@@ -98,7 +97,7 @@ internal sealed class DeliveryQueue
         for (int i = 0; i < _itemCount; i++)
         {
             ref Item item = ref _items[i];
-            if (_piecesUsed + item.Count + 1 > MaxPieces)
+            if (_writes.PieceCount + item.Count + 1 > MaxPieces)
             {
                 Write();
             }
@@ -276,7 +275,6 @@ internal sealed class DeliveryQueue
         {
             Piece packet = _packets[i].Packet;
             _writes.Append(new Piece(packet.Memory, packet.Offset + shape.HeaderLength, packet.Length - shape.HeaderLength));
-            _piecesUsed++;
         }
     }
 
@@ -313,7 +311,6 @@ internal sealed class DeliveryQueue
     {
         _written[_writes.Count] = itemIndex;
         _writes.Add(first, offload);
-        _piecesUsed++;
     }
 
     private void Write()
@@ -344,7 +341,6 @@ internal sealed class DeliveryQueue
         }
 
         _writes.Clear();
-        _piecesUsed = 0;
     }
 
     private static Offloads OffloadOf(GsoType gso) => gso switch

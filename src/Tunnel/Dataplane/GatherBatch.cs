@@ -62,7 +62,6 @@ public sealed class GatherBatch
 {
     private readonly GatherPacket[] _packets;
     private readonly Piece[] _pieces;
-    private int _pieceCount;
 
     /// <summary>Makes a batch.</summary>
     /// <param name="packets">The most packets it holds.</param>
@@ -82,6 +81,9 @@ public sealed class GatherBatch
     /// <summary>How many packets it holds now.</summary>
     public int Count { get; private set; }
 
+    /// <summary>How many pieces they have together.</summary>
+    public int PieceCount { get; private set; }
+
     /// <summary>A packet.</summary>
     /// <param name="index">0 to <see cref="Count"/> - 1.</param>
     public ref GatherPacket this[int index] => ref _packets[index];
@@ -93,16 +95,16 @@ public sealed class GatherBatch
     public void Clear()
     {
         Count = 0;
-        _pieceCount = 0;
+        PieceCount = 0;
     }
 
     /// <summary>Begins a packet with its first piece and returns its index.</summary>
     public int Add(Piece piece, in Offload offload = default, UnderlayTarget? target = null)
     {
-        _pieces[_pieceCount] = piece;
+        _pieces[PieceCount] = piece;
         _packets[Count] = new GatherPacket
         {
-            FirstPiece = _pieceCount++,
+            FirstPiece = PieceCount++,
             PieceCount = 1,
             Length = piece.Length,
             Offload = offload,
@@ -116,7 +118,7 @@ public sealed class GatherBatch
     public void Append(Piece piece)
     {
         ref GatherPacket last = ref _packets[Count - 1];
-        _pieces[_pieceCount++] = piece;
+        _pieces[PieceCount++] = piece;
         last.PieceCount++;
         last.Length += piece.Length;
     }

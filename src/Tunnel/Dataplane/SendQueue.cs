@@ -24,7 +24,6 @@ internal sealed class SendQueue
     private readonly int[] _repeated = new int[MaxPackets];
     private readonly PinnedPacketMemory _headers = new(HeaderSlots * HeaderSlot);
     private int _headersUsed;
-    private int _piecesUsed;
 
     // Whether the packet added last may be followed by a datagram in the same call, and how long each may be.
     private bool _isOpen;
@@ -53,8 +52,6 @@ internal sealed class SendQueue
         {
             _sends.Append(piece);
         }
-
-        _piecesUsed++;
     }
 
     /// <summary>Adds all segments of a super-packet.</summary>
@@ -91,7 +88,6 @@ internal sealed class SendQueue
             }
 
             _sends.Append(new Piece(packet.Memory, packet.Offset + offset, length));
-            _piecesUsed += 2;
         }
     }
 
@@ -107,7 +103,6 @@ internal sealed class SendQueue
         _sends[index].Segments = segmentation.Count;
         _receivers[index] = peer;
         _repeated[index] = (segmentation.Count - 1) * segmentation.HeaderLength;
-        _piecesUsed += 2;
         _isOpen = false;
     }
 
@@ -139,7 +134,6 @@ internal sealed class SendQueue
 
         _sends.Clear();
         _headersUsed = 0;
-        _piecesUsed = 0;
         _isOpen = false;
     }
 
@@ -154,7 +148,7 @@ internal sealed class SendQueue
 
     private void MakeRoom(int pieces)
     {
-        if (_sends.Count == MaxPackets || _piecesUsed + pieces > MaxPieces || _headersUsed == HeaderSlots)
+        if (_sends.Count == MaxPackets || _sends.PieceCount + pieces > MaxPieces || _headersUsed == HeaderSlots)
         {
             Flush();
         }

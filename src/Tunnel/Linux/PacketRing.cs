@@ -215,10 +215,7 @@ internal sealed unsafe class PacketRing : IDisposable
         Set(Uapi.PACKET_VERSION, Uapi.TPACKET_V2);
         Set(Uapi.PACKET_VNET_HDR, 1);
         Set(Uapi.PACKET_COPY_THRESH, 1);
-        if (Sys.SetOption(_fd, SOL_SOCKET, SO_RCVBUFFORCE, QueueSize).IsError)
-        {
-            Check(Sys.SetOption(_fd, SOL_SOCKET, SO_RCVBUF, QueueSize), "set up");
-        }
+        Check(InetSocket.SetReceiveBuffer(_fd, QueueSize), "set up");
 
         tpacket_req ring = new()
         {

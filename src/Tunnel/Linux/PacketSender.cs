@@ -26,10 +26,7 @@ internal sealed unsafe class PacketSender : IDisposable
         _descriptor = opened.IsError
             ? throw new DeviceOpenException($"cannot open a packet socket: {opened.Reason}", "set `datapath: {receive: raw, send: raw}` to do without")
             : new FileDescriptor(opened.Value);
-        if (Sys.SetOption(_descriptor.Number, SOL_SOCKET, SO_SNDBUFFORCE, BufferSize).IsError)
-        {
-            _ = Sys.SetOption(_descriptor.Number, SOL_SOCKET, SO_SNDBUF, BufferSize);
-        }
+        _ = InetSocket.SetSendBuffer(_descriptor.Number, BufferSize);
 
         _messages = new MessageSender(_descriptor.Number);
         for (int i = 0; i < MessageSender.MaxMessages; i++)

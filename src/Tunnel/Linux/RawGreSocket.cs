@@ -81,21 +81,7 @@ internal sealed unsafe class RawGreSocket : IDisposable
     public int Descriptor => _fd;
 
     /// <summary>Packets that the kernel dropped at the full receive queue, modulo 2^32; 0 after the socket is closed. Any thread.</summary>
-    public uint ReceiveQueueDrops
-    {
-        get
-        {
-            if (!_descriptor.TryHold())
-            {
-                return 0;
-            }
-
-            uint* values = stackalloc uint[Uapi.SK_MEMINFO_VARS];
-            SysResult got = Sys.GetOption(_fd, SOL_SOCKET, SO_MEMINFO, values, Uapi.SK_MEMINFO_VARS * sizeof(uint));
-            _descriptor.DangerousRelease();
-            return got.IsError ? 0 : values[Uapi.SK_MEMINFO_DROPS];
-        }
-    }
+    public uint ReceiveQueueDrops => InetSocket.ReceiveQueueDrops(_descriptor);
 
     /// <summary>Adds packets that are waiting to the batch.</summary>
     /// <returns>Whether more may be waiting.</returns>
@@ -152,7 +138,7 @@ internal sealed unsafe class RawGreSocket : IDisposable
 
             for (int i = 0; i < count; i++)
             {
-                WriteAddress(_destinations.Address + i, batch[first + i].Target!.Endpoint);
+                InetSocket.WriteAddress(_destinations.Address + i, batch[first + i].Target!.Endpoint);
             }
 
             _messages.Send(batch, first, count, ref patience);
@@ -306,19 +292,14 @@ internal sealed unsafe class RawGreSocket : IDisposable
     // mmsghdr.msg_hdr is a property; the structure begins with it.
     private static msghdr* Header(PinnedArray<mmsghdr> messages, int index) => (msghdr*)(messages.Address + index);
 
-    private void WriteAddress(sockaddr_in6* destination, InetAddress address) =>
-        address.Write(_isIpv6
-            ? new Span<byte>(destination->sin6_addr.s6_addr, 16)
-            : new Span<byte>(((sockaddr_in*)destination)->sin_addr.s_addr, 4));
-
     private static FileDescriptor OpenMain(bool isIpv6, InetAddress local)
     {
         FileDescriptor descriptor = Open(isIpv6);
         try
         {
             int fd = descriptor.Number;
-            SetBuffer(fd, SO_RCVBUFFORCE, SO_RCVBUF);
-            SetBuffer(fd, SO_SNDBUFFORCE, SO_SNDBUF);
+            Check(InetSocket.SetReceiveBuffer(fd, BufferSize), "set up");
+            Check(InetSocket.SetSendBuffer(fd, BufferSize), "set up");
             if (isIpv6)
             {
                 Set(fd, SOL_IPV6, IPV6_HDRINCL, 1);
@@ -384,22 +365,7 @@ internal sealed unsafe class RawGreSocket : IDisposable
             return;
         }
 
-        SysResult bound;
-        if (isIpv6)
-        {
-            sockaddr_in6 address = default;
-            address.sin6_family = AF_INET6;
-            local.Write(new Span<byte>(address.sin6_addr.s6_addr, 16));
-            bound = Sys.Bind(fd, &address, sizeof(sockaddr_in6));
-        }
-        else
-        {
-            sockaddr_in address = default;
-            address.sin_family = AF_INET;
-            local.Write(new Span<byte>(address.sin_addr.s_addr, 4));
-            bound = Sys.Bind(fd, &address, sizeof(sockaddr_in));
-        }
-
+        SysResult bound = InetSocket.TryBind(fd, isIpv6, local, port: 0);
         if (bound.IsError)
         {
             throw bound.Errno == EADDRNOTAVAIL
@@ -426,15 +392,6 @@ internal sealed unsafe class RawGreSocket : IDisposable
         }
 
         return new DeviceOpenException($"cannot open a raw {family} socket: {opened.Reason}", "see the limits of the process and the kernel's log");
-    }
-
-    // Beyond net.core.rmem_max and wmem_max with CAP_NET_ADMIN, else as far as they allow.
-    private static void SetBuffer(int fd, int forced, int polite)
-    {
-        if (Sys.SetOption(fd, SOL_SOCKET, forced, BufferSize).IsError)
-        {
-            Set(fd, SOL_SOCKET, polite, BufferSize);
-        }
     }
 
     private static void Set(int fd, int level, int name, int value) => Check(Sys.SetOption(fd, level, name, value), "set up");

@@ -28,7 +28,7 @@ internal sealed unsafe class UdpReceiver : IDisposable
     private readonly PinnedArray<sockaddr_in6> _sources = new(MessageCount);
     private readonly PinnedArray<byte> _controls = new(MessageCount * ControlSize);
 
-    /// <summary>Opens and binds the socket.</summary>
+    /// <summary>Opens and binds the socket. It receives nothing before <see cref="Take"/>.</summary>
     /// <param name="isIpv6">The address family.</param>
     /// <param name="local">The address to receive at, or <see cref="InetAddress.None"/> for every local one.</param>
     /// <param name="port">The port.</param>
@@ -75,7 +75,7 @@ internal sealed unsafe class UdpReceiver : IDisposable
     public bool CoalescesOnReceive { get; }
 
     /// <summary>Packets that the kernel dropped at the full receive queue, modulo 2^32. Any thread.</summary>
-    public uint ReceiveQueueDrops => UdpSocket.ReceiveQueueDrops(_descriptor);
+    public uint ReceiveQueueDrops => InetSocket.ReceiveQueueDrops(_descriptor);
 
     /// <summary>Begins or ends to take packets. Any thread.</summary>
     public void Take(bool packets) => _ = ClassicBpf.Attach(_fd, packets ? GreFilters.Everything : GreFilters.Nothing);

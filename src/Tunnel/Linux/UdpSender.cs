@@ -180,11 +180,6 @@ internal sealed unsafe class UdpSender : IDisposable
     private void SetUp(int fd, InetAddress local, ushort? sourcePort)
     {
         UdpSocket.SetBuffers(fd, BufferSize);
-        if (ClassicBpf.Attach(fd, GreFilters.Nothing).IsError)
-        {
-            throw new DeviceOpenException("cannot attach a filter to a UDP socket", "this kernel lacks something that the program needs; see the README");
-        }
-
         if (sourcePort is ushort fixedPort)
         {
             // Workers share it.
@@ -196,7 +191,7 @@ internal sealed unsafe class UdpSender : IDisposable
         for (int i = 0; i < PortTries; i++)
         {
             ushort port = (ushort)Random.Shared.Next(FirstPort, ushort.MaxValue + 1);
-            if (!UdpSocket.TryBind(fd, _isIpv6, local, port).IsError)
+            if (!InetSocket.TryBind(fd, _isIpv6, local, port).IsError)
             {
                 return;
             }
@@ -224,12 +219,10 @@ internal sealed unsafe class UdpSender : IDisposable
         }
     }
 
-    private void WriteAddress(sockaddr_in6* destination, UnderlayTarget target)
+    private static void WriteAddress(sockaddr_in6* destination, UnderlayTarget target)
     {
         // The port lies at the same place in both families.
         destination->sin6_port = BinaryPrimitives.ReverseEndianness(target.UdpPort);
-        target.Endpoint.Write(_isIpv6
-            ? new Span<byte>(destination->sin6_addr.s6_addr, 16)
-            : new Span<byte>(((sockaddr_in*)destination)->sin_addr.s_addr, 4));
+        InetSocket.WriteAddress(destination, target.Endpoint);
     }
 }

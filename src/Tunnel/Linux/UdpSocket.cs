@@ -1,5 +1,3 @@
-using System.Buffers.Binary;
-using Tmds.Linux;
 using Tunnel.Wire;
 using static Tmds.Linux.LibC;
 
@@ -8,7 +6,7 @@ namespace Tunnel.Linux;
 /// <summary>What the UDP sockets of the underlay have in common: udp(7).</summary>
 internal static unsafe class UdpSocket
 {
-    /// <summary>Opens a socket that sets DF and never fragments.</summary>
+    /// <summary>Opens a socket that sets DF, never fragments, and takes nothing until it gets another filter.</summary>
     /// <exception cref="DeviceOpenException">It cannot be opened; says why and what to do.</exception>
     public static FileDescriptor Open(bool isIpv6)
     {
@@ -22,6 +20,7 @@ internal static unsafe class UdpSocket
         var descriptor = new FileDescriptor(opened.Value);
         try
         {
+            Check(ClassicBpf.Attach(opened.Value, GreFilters.Nothing));
             if (isIpv6)
             {
                 Set(opened.Value, SOL_IPV6, Uapi.IPV6_V6ONLY, 1);
@@ -45,7 +44,7 @@ internal static unsafe class UdpSocket
     /// <exception cref="DeviceOpenException">The address or port cannot be used; says why and what to do.</exception>
     public static void Bind(int fd, bool isIpv6, InetAddress local, ushort port)
     {
-        SysResult bound = TryBind(fd, isIpv6, local, port);
+        SysResult bound = InetSocket.TryBind(fd, isIpv6, local, port);
         if (!bound.IsError)
         {
             return;
@@ -57,65 +56,21 @@ internal static unsafe class UdpSocket
             : new DeviceOpenException($"cannot receive at {at}: {bound.Reason}", "set underlay.local to one of the addresses that `ip -br addr` shows");
     }
 
-    /// <summary>Binds a socket, or says why not.</summary>
-    public static SysResult TryBind(int fd, bool isIpv6, InetAddress local, ushort port)
-    {
-        ushort networkOrder = BinaryPrimitives.ReverseEndianness(port);
-        if (isIpv6)
-        {
-            sockaddr_in6 address = default;
-            address.sin6_family = AF_INET6;
-            address.sin6_port = networkOrder;
-            local.Write(new Span<byte>(address.sin6_addr.s6_addr, 16));
-            return Sys.Bind(fd, &address, sizeof(sockaddr_in6));
-        }
+    /// <summary>Sets an option that every kernel has.</summary>
+    public static void Set(int fd, int level, int name, int value) => Check(Sys.SetOption(fd, level, name, value));
 
-        sockaddr_in address4 = default;
-        address4.sin_family = AF_INET;
-        address4.sin_port = networkOrder;
-        if (!local.IsNone)
-        {
-            local.Write(new Span<byte>(address4.sin_addr.s_addr, 4));
-        }
-
-        return Sys.Bind(fd, &address4, sizeof(sockaddr_in));
-    }
-
-    /// <summary>Sets both buffers' sizes in bytes: beyond net.core.rmem_max and wmem_max with CAP_NET_ADMIN, else as far as they allow.</summary>
+    /// <summary>Sets both buffers' sizes in bytes.</summary>
     public static void SetBuffers(int fd, int size)
     {
-        if (Sys.SetOption(fd, SOL_SOCKET, SO_RCVBUFFORCE, size).IsError)
-        {
-            Set(fd, SOL_SOCKET, SO_RCVBUF, size);
-        }
-
-        if (Sys.SetOption(fd, SOL_SOCKET, SO_SNDBUFFORCE, size).IsError)
-        {
-            Set(fd, SOL_SOCKET, SO_SNDBUF, size);
-        }
+        Check(InetSocket.SetReceiveBuffer(fd, size));
+        Check(InetSocket.SetSendBuffer(fd, size));
     }
 
-    /// <summary>Sets an option that every kernel has.</summary>
-    public static void Set(int fd, int level, int name, int value)
+    private static void Check(SysResult set)
     {
-        SysResult set = Sys.SetOption(fd, level, name, value);
         if (set.IsError)
         {
             throw new DeviceOpenException($"cannot set up a UDP socket: {set.Reason}", "this kernel lacks something that the program needs; see the README");
         }
-    }
-
-    /// <summary>Packets that the kernel dropped at a socket's full receive queue, modulo 2^32; 0 after it is closed. Any thread.</summary>
-    public static uint ReceiveQueueDrops(FileDescriptor descriptor)
-    {
-        if (!descriptor.TryHold())
-        {
-            return 0;
-        }
-
-        uint* values = stackalloc uint[Uapi.SK_MEMINFO_VARS];
-        SysResult got = Sys.GetOption(descriptor.Number, SOL_SOCKET, SO_MEMINFO, values, Uapi.SK_MEMINFO_VARS * sizeof(uint));
-        descriptor.DangerousRelease();
-        return got.IsError ? 0 : values[Uapi.SK_MEMINFO_DROPS];
     }
 }
