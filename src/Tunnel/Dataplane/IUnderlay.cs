@@ -58,5 +58,6 @@ public interface IUnderlayPaths
     (UnderlayPath Receive, UnderlayPath Send) Paths { get; }
 
     /// <summary>Changes the ways for plain GRE over IPv4. Plain GRE over IPv6 is received by raw sockets in any case.</summary>
+    /// <exception cref="UnderlayException">A packet socket can't be opened; nothing has changed. Raw sockets are never refused.</exception>
     void UsePaths(UnderlayPath receive, UnderlayPath send);
 }

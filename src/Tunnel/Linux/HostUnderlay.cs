@@ -84,7 +84,6 @@ internal sealed class HostUnderlay : IUnderlayPaths, IUnderlayReception, IDispos
     public long ReceiveQueueDrops => _workers.Sum(worker => worker.ReceiveQueueDrops);
 
     /// <inheritdoc/>
-    /// <exception cref="UnderlayException">A packet socket cannot be opened; nothing has changed.</exception>
     public void UsePaths(UnderlayPath receive, UnderlayPath send)
     {
         lock (_lock)

@@ -140,7 +140,7 @@ internal sealed partial class PathChooser : IAsyncDisposable
             {
                 return;
             }
-            catch (HostNetworkException refused)
+            catch (Exception refused) when (refused is HostNetworkException or UnderlayException)
             {
                 LogRefused(refused.Message);
                 fallBack(refused.Message);
@@ -163,11 +163,20 @@ internal sealed partial class PathChooser : IAsyncDisposable
     // Without notifications a look would soon be out of date, so raw sockets it is from now on.
     private void FallBackForEvents(string reason) => Note(() => _blind = $"the host's changes can't be followed: {reason}");
 
+    // It may be a pinned way that was refused, and then it is refused here too. Raw sockets never are.
     private void FallBackForDecision(string reason)
     {
         (UnderlayPath? receive, UnderlayPath? send) = _configured();
-        _paths.UsePaths(receive ?? UnderlayPath.Raw, send ?? UnderlayPath.Raw);
-        Volatile.Write(ref _reasons, [$"the next hops can't be found: {reason}"]);
+        try
+        {
+            _paths.UsePaths(receive ?? UnderlayPath.Raw, send ?? UnderlayPath.Raw);
+        }
+        catch (UnderlayException)
+        {
+            _paths.UsePaths(UnderlayPath.Raw, UnderlayPath.Raw);
+        }
+
+        Volatile.Write(ref _reasons, [$"the ways can't be chosen: {reason}"]);
         _told = null;
         Note(() => _neighborsLost = _routesChanged = _peersChanged = true);
     }

@@ -37,6 +37,21 @@ public sealed class PathChooserTests
         Assert.Equal(("datapath-changed", "receive packet, send packet"), (told.Event, told.Detail));
     }
 
+    [Theory]
+    [InlineData(null)]
+    [InlineData(UnderlayPath.Packet)]
+    public async Task WherePacketSocketsAreRefusedRawOnesAreUsedUntilTheyAreNot(UnderlayPath? pinned)
+    {
+        await using var host = new Fixture(new HurriedClock(100), "192.168.40.12") { Configured = (pinned, pinned) };
+        host.Paths.HasNoPacketSockets = true;
+        host.Start();
+        await host.UntilAsync(() => host.Chooser.Reasons.SequenceEqual(["the ways can't be chosen: cannot open a packet socket"]));
+        Assert.Equal(Raw, host.Paths.Now);
+
+        host.Paths.HasNoPacketSockets = false;
+        await host.UntilAsync(() => host.Paths.Now == Packet && host.Chooser.Reasons.Count == 0);
+    }
+
     [Fact]
     public async Task ANeighborIsFollowed()
     {
@@ -297,6 +312,8 @@ public sealed class PathChooserTests
 
         public Action OnUse { get; set; } = () => { };
 
+        public bool HasNoPacketSockets { get; set; }
+
         public (UnderlayPath Receive, UnderlayPath Send) Now => Paths;
 
         public (UnderlayPath Receive, UnderlayPath Send) Paths
@@ -313,6 +330,11 @@ public sealed class PathChooserTests
         public void UsePaths(UnderlayPath receive, UnderlayPath send)
         {
             OnUse();
+            if (HasNoPacketSockets && (receive == UnderlayPath.Packet || send == UnderlayPath.Packet))
+            {
+                throw new UnderlayException("cannot open a packet socket", "use raw");
+            }
+
             lock (_gate)
             {
                 _now = (receive, send);
