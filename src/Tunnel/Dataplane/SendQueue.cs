@@ -63,10 +63,9 @@ internal sealed class SendQueue
     /// <param name="flowHash">The hash of its flow; looked at for GRE-in-UDP only.</param>
     public void Add(in Segmentation segmentation, in Piece packet, in Offload offload, ushort protocolType, Peer peer, uint flowHash)
     {
-        if (_underlay.Cuts(peer.Target) && !peer.Settings.UsesChecksum && !peer.Settings.UsesSequence &&
-            packet.Length + peer.Overhead <= ushort.MaxValue)
+        if (IsCutByKernel(packet, offload, peer))
         {
-            AddUncut(segmentation, packet, offload, protocolType, peer);
+            AddUncut(segmentation, packet, offload, protocolType, peer, flowHash);
             return;
         }
 
@@ -91,16 +90,24 @@ internal sealed class SendQueue
         }
     }
 
+    // GRE checksums and sequence numbers differ from segment to segment. Where a UDP socket receives a super-packet of datagrams whole, it
+    // takes their size for that of outer datagrams.
+    private bool IsCutByKernel(in Piece packet, in Offload offload, Peer peer) =>
+        _underlay.Cuts(peer.Target) && !peer.Settings.UsesChecksum && !peer.Settings.UsesSequence &&
+        (offload.Gso != GsoType.UdpL4 || peer.Target.UdpPort == 0) && packet.Length + peer.UncutOverhead <= ushort.MaxValue;
+
     // The kernel cuts it. The inner packet's own headers are written again in every segment.
-    private void AddUncut(in Segmentation segmentation, in Piece packet, in Offload offload, ushort protocolType, Peer peer)
+    private void AddUncut(
+        in Segmentation segmentation, in Piece packet, in Offload offload, ushort protocolType, Peer peer, uint flowHash)
     {
         MakeRoom(pieces: 2);
         int slot = _headersUsed++ * HeaderSlot;
-        peer.WriteOuterHeaders(_headers.Slice(slot, peer.Overhead), packet.Length, protocolType, innerSum: 0);
+        peer.WriteUncutHeaders(_headers.Slice(slot, peer.UncutOverhead), packet.Length, protocolType);
         int index = _sends.Add(
-            new Piece(_headers, slot, peer.Overhead), offload with { HeaderLength = (ushort)segmentation.HeaderLength }, peer.Target);
+            new Piece(_headers, slot, peer.UncutOverhead), offload with { HeaderLength = (ushort)segmentation.HeaderLength }, peer.Target);
         _sends.Append(packet);
         _sends[index].Segments = segmentation.Count;
+        _sends[index].FlowHash = flowHash;
         _receivers[index] = peer;
         _repeated[index] = (segmentation.Count - 1) * segmentation.HeaderLength;
         _isOpen = false;
@@ -123,7 +130,7 @@ internal sealed class SendQueue
             if (sent.Result == TransmitResult.Sent)
             {
                 bool isUncut = sent.Offload.Gso != GsoType.None;
-                int outer = isUncut ? peer.Overhead - _repeated[i] : sent.Segments * peer.Overhead;
+                int outer = isUncut ? peer.UncutOverhead - _repeated[i] : sent.Segments * peer.Overhead;
                 counters.CountSent(sent.Segments, sent.Length - outer);
             }
             else

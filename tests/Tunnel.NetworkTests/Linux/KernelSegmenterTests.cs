@@ -8,7 +8,7 @@ using static Tunnel.NetworkTests.Linux.RawGreLab;
 namespace Tunnel.NetworkTests.Linux;
 
 /// <summary>Super-packets written to a TUN device leave the underlay's as GRE; a packet ring at the other end of the link looks at them.</summary>
-public sealed class GreSegmenterTests
+public sealed class KernelSegmenterTests
 {
     private const string A4 = "10.77.1.1";
     private const string B4 = "10.77.1.2";
@@ -133,14 +133,14 @@ public sealed class GreSegmenterTests
             _tun = Lab.A.Run(() => new TunDevice("gretun0"));
             Lab.A.Ip("link set gretun0 up");
             int index = Index(Lab.A, "gretun0");
-            Segmenter = Lab.A.Run(() => new GreSegmenter(index, [_tun]));
+            Segmenter = Lab.A.Run(() => new KernelSegmenter(index, [_tun]));
             _ring = Lab.B.Run(() => new PacketRing(2048, -1, 1));
             _ring.Take(true);
         }
 
         public RawGreLab Lab { get; }
 
-        public GreSegmenter Segmenter { get; }
+        public KernelSegmenter Segmenter { get; }
 
         public void Write(byte[] packet)
         {
