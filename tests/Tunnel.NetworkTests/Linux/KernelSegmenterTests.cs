@@ -1,4 +1,6 @@
 using System.Buffers.Binary;
+using System.Net;
+using System.Net.Sockets;
 using Tunnel.Dataplane;
 using Tunnel.Linux;
 using Tunnel.TestSupport;
@@ -7,7 +9,10 @@ using static Tunnel.NetworkTests.Linux.RawGreLab;
 
 namespace Tunnel.NetworkTests.Linux;
 
-/// <summary>Super-packets written to a TUN device leave the underlay's as GRE; a packet ring at the other end of the link looks at them.</summary>
+/// <summary>
+/// Super-packets written to a TUN device leave the underlay's as GRE or GRE-in-UDP; a packet ring or a UDP socket at the other end of the link looks at
+/// them.
+/// </summary>
 public sealed class KernelSegmenterTests
 {
     private const string A4 = "10.77.1.1";
@@ -71,6 +76,86 @@ public sealed class KernelSegmenterTests
         Assert.Equal(payload.Length, next);
     }
 
+    // The receiver's kernel verifies the outer checksums of segments; without transmit checksums in "hardware" they are really computed.
+    [SkippableTheory]
+    [MemberData(nameof(Kinds))]
+    public void InUdpTcpCrossesAVirtualLinkWholeAndOthersInSegments(string source, string destination, uint? key, bool cut)
+    {
+        using var ends = new SegmenterLab();
+        Skip.IfNot(ends.TakesUdpTunnels, "this kernel's TUN devices take no super-packets inside UDP tunnels");
+        if (cut)
+        {
+            ends.Lab.A.Exec("ethtool -K eth0 tx off tso off gso on tx-udp_tnl-segmentation off tx-udp_tnl-csum-segmentation off");
+        }
+
+        HostUnderlay receiver = ends.Lab.OpenHost(ends.Lab.B);
+        ends.Lab.B.Run(() => receiver.Accept(gre: true, greUdp: true));
+        byte[] payload = Packets.Payload((Segments * SegmentSize) + Last);
+        byte[] inner = Packets.TcpPacket(source, destination, payload, isPartial: true, sequence: 7, flags: 0x18);
+        bool isIpv4 = source.Contains('.', StringComparison.Ordinal);
+        int transport = isIpv4 ? 20 : 40;
+        Peer peer = Overlay.Peer(endpoint: B4, local: A4, keyOut: key, udpPort: 4754);
+        var offload = new Offload(isIpv4 ? GsoType.TcpV4 : GsoType.TcpV6, SegmentSize, (ushort)(transport + 20), true, (ushort)transport, 16);
+        Assert.Equal(TransmitResult.Sent, ends.Write(peer, inner, offload, isIpv4, Neighbor(ends.Lab.A, ends.Lab.B)));
+        List<byte[]> got = Receive(receiver.Workers[0], cut ? Segments + 1 : 1);
+
+        int next = 0;
+        foreach (byte[] bytes in got)
+        {
+            Assert.Equal(GreParseResult.Ok, GreView.TryParse(bytes, out GreView gre));
+            Assert.Equal((key is not null, key ?? 0, isIpv4 ? EtherType.Ipv4 : EtherType.Ipv6), (gre.HasKey, gre.Key, gre.ProtocolType));
+            ReadOnlySpan<byte> segment = gre.Payload[transport..];
+            Assert.Equal((uint)(7 + next), BinaryPrimitives.ReadUInt32BigEndian(segment[4..]));
+            Assert.True(payload.AsSpan(next, segment.Length - 20).SequenceEqual(segment[20..]), "other bytes arrived than were sent");
+            next += segment.Length - 20;
+            ushort pseudoHeader = Packets.PseudoHeader(source, destination, IpProtocol.Tcp, segment.Length);
+            Assert.Equal(cut, Rfc1071.Sum(segment, pseudoHeader) == 0xffff);
+        }
+
+        Assert.Equal(payload.Length, next);
+        Assert.Equal(0, Counter(ends.Lab.B, "Udp/InCsumErrors"));
+    }
+
+    [SkippableTheory]
+    [InlineData(null)]
+    [InlineData(4754)]
+    [InlineData(50_000)]
+    public void InUdpAFlowHasOneSourcePortCutOrNot(int? sourcePort)
+    {
+        using var ends = new SegmenterLab();
+        Skip.IfNot(ends.TakesUdpTunnels, "this kernel's TUN devices take no super-packets inside UDP tunnels");
+        var settings = new UnderlaySettings(InetAddress.None, InetAddress.None, SourcePort: (ushort?)sourcePort);
+        HostUnderlay sender = ends.Lab.OpenHost(ends.Lab.A, settings, new OffloadState(Offloads.UdpSegment | Offloads.GreUdpSegment));
+        sender.Workers[0].Segmenter = ends.Segmenter;
+        using Socket receiver = ends.Lab.B.Run(() => new Socket(AddressFamily.InterNetwork, SocketType.Dgram, ProtocolType.Udp) { ReceiveTimeout = 10_000 });
+        receiver.Bind(new IPEndPoint(IPAddress.Parse(B4), 4754));
+        byte[] inner = Packets.TcpPacket("172.17.51.2", "172.17.52.2", Packets.Payload(3000), isPartial: true, flags: 0x10);
+        Peer peer = Overlay.Peer(endpoint: B4, local: A4, udpPort: 4754);
+        var offload = new Offload(GsoType.TcpV4, 1000, 40, true, 20, 16);
+        Assert.False(sender.Workers[0].Cuts(peer.Target));
+        peer.Target.Neighbor = Neighbor(ends.Lab.A, ends.Lab.B);
+        Assert.True(sender.Workers[0].Cuts(peer.Target));
+
+        var ports = new HashSet<int>();
+        for (uint flow = 0; flow < 8; flow++)
+        {
+            GatherBatch batch = SegmenterLab.BatchOf(peer, inner, offload, isIpv4: true);
+            batch[0].FlowHash = flow;
+            GatherBatch single = RawGreLab.BatchOf(Packets.Payload(100));
+            single[0].Target = peer.Target;
+            single[0].FlowHash = flow;
+            ends.Lab.A.Run(() => sender.Workers[0].Send(batch));
+            ends.Lab.A.Run(() => sender.Workers[0].Send(single));
+            Assert.Equal((TransmitResult.Sent, TransmitResult.Sent), (batch[0].Result, single[0].Result));
+            int[] both = [PortOfNext(receiver), PortOfNext(receiver)];
+            Assert.Equal(both[0], both[1]);
+            ports.Add(both[0]);
+        }
+
+        Assert.Equal(sourcePort is null ? 8 : 1, ports.Count);
+        Assert.True(sourcePort is not int port || ports.Contains(port));
+    }
+
     [SkippableFact]
     public void UdpIsCutIntoItsDatagrams()
     {
@@ -117,6 +202,33 @@ public sealed class KernelSegmenterTests
         Assert.True(NetnsThread.Eventually(() => Counter(ends.Lab.A, "Udp/NoPorts") == before + 1));
     }
 
+    private static int PortOfNext(Socket receiver)
+    {
+        EndPoint from = new IPEndPoint(IPAddress.Any, 0);
+        receiver.ReceiveFrom(new byte[65_536], ref from);
+        return ((IPEndPoint)from).Port;
+    }
+
+    private static List<byte[]> Receive(WorkerUnderlay underlay, int count)
+    {
+        var got = new List<byte[]>();
+        var batch = new PacketBatch(64);
+        Assert.True(NetnsThread.Eventually(() =>
+        {
+            underlay.ReceiveNow(batch);
+            for (int i = 0; i < batch.Count; i++)
+            {
+                // Several datagrams may come together.
+                int size = batch[i].SegmentSize == 0 ? batch[i].Length : batch[i].SegmentSize;
+                got.AddRange(batch.Bytes(i).ToArray().Chunk(size));
+            }
+
+            return got.Count >= count;
+        }));
+        Assert.Equal(count, got.Count);
+        return got;
+    }
+
     private sealed class SegmenterLab : IDisposable
     {
         private readonly TunDevice _tun;
@@ -131,6 +243,7 @@ public sealed class KernelSegmenterTests
             _guardB = Lab.Open(Lab.B);
             WarmUp(_guardA, _guardB, Packet(A4, B4));
             _tun = Lab.A.Run(() => new TunDevice("gretun0"));
+            TakesUdpTunnels = _tun.EnableOffloads().HasFlag(Offloads.GreUdpSegment);
             Lab.A.Ip("link set gretun0 up");
             int index = Index(Lab.A, "gretun0");
             Segmenter = Lab.A.Run(() => new KernelSegmenter(index, [_tun]));
@@ -141,6 +254,20 @@ public sealed class KernelSegmenterTests
         public RawGreLab Lab { get; }
 
         public KernelSegmenter Segmenter { get; }
+
+        public bool TakesUdpTunnels { get; }
+
+        /// <summary>A super-packet as the data plane hands it to the underlay.</summary>
+        public static GatherBatch BatchOf(Peer peer, byte[] inner, Offload offload, bool isIpv4)
+        {
+            var memory = new PinnedPacketMemory(peer.UncutOverhead + inner.Length);
+            inner.CopyTo(memory.Array, peer.UncutOverhead);
+            peer.WriteUncutHeaders(memory.Slice(0, peer.UncutOverhead), inner.Length, isIpv4 ? EtherType.Ipv4 : EtherType.Ipv6);
+            var batch = new GatherBatch(1, 2);
+            batch.Add(new Piece(memory, 0, peer.UncutOverhead), offload, peer.Target);
+            batch.Append(new Piece(memory, peer.UncutOverhead, inner.Length));
+            return batch;
+        }
 
         public void Write(byte[] packet)
         {
@@ -155,12 +282,7 @@ public sealed class KernelSegmenterTests
         /// <summary>Sends a super-packet.</summary>
         public TransmitResult Write(Peer peer, byte[] inner, Offload offload, bool isIpv4, LinkNeighbor neighbor)
         {
-            var memory = new PinnedPacketMemory(peer.Overhead + inner.Length);
-            inner.CopyTo(memory.Array, peer.Overhead);
-            peer.WriteOuterHeaders(memory.Slice(0, peer.Overhead), inner.Length, isIpv4 ? EtherType.Ipv4 : EtherType.Ipv6, innerSum: 0);
-            var batch = new GatherBatch(1, 2);
-            batch.Add(new Piece(memory, 0, peer.Overhead), offload, peer.Target);
-            batch.Append(new Piece(memory, peer.Overhead, inner.Length));
+            GatherBatch batch = BatchOf(peer, inner, offload, isIpv4);
             Segmenter.Send(0, batch, 0, neighbor);
             return batch[0].Result;
         }

@@ -338,6 +338,91 @@ public sealed class SendQueueTests
         Assert.Equal([1, 1], _host.Underlay.Packets.Select(p => p.Segments));
     }
 
+    public static TheoryData<FlowPacket, bool, ushort> LeftToTheKernel
+    {
+        get
+        {
+            var data = new TheoryData<FlowPacket, bool, ushort>();
+            foreach (FlowPacket head in (FlowPacket[])[Tcp4, Tcp6])
+            {
+                data.Add(head, false, 0);
+                data.Add(head, true, 0);
+                data.Add(head, false, 4754);
+                data.Add(head, true, 4754);
+            }
+
+            data.Add(Udp4, false, 0);
+            data.Add(Udp6, true, 0);
+            return data;
+        }
+    }
+
+    [Theory]
+    [MemberData(nameof(LeftToTheKernel))]
+    public void What_the_kernel_cuts_leaves_whole(FlowPacket head, bool key, ushort udpPort)
+    {
+        uint? number = key ? 0xfedc_ba98 : null;
+        _host.Underlay.IsCutter = true;
+        Peer peer = Serve(Overlay.Peer(keyOut: number, gmtu: 1400, udpPort: udpPort));
+        byte[] super = (head with { Payload = Random(30_001), IsPartial = true }).Build();
+        Offload offload = SegmentationTests.OffloadOf(head, 1300);
+        _host.Send(super, offload with { HeaderLength = 7 });
+
+        SentPacket sent = Assert.Single(_host.Underlay.Packets);
+        byte[] gre = Packets.GrePacket(super, key: number);
+        Assert.Equal(
+            Convert.ToHexString(udpPort == 0 ? Packets.Outer("192.168.40.11", "192.168.40.12", gre) : InUdp(gre, udpPort)),
+            Convert.ToHexString(sent.Bytes));
+        byte[][] segments = [.. ReferenceSegmenter.Cut(super, offload)];
+        int headers = segments[0].Length - 1300;
+        Assert.Equal((offload with { HeaderLength = (ushort)headers }, segments.Length), (sent.Offload, sent.Segments));
+        Assert.Equal(udpPort != 0, sent.FlowHash != 0);
+        Assert.Equal((segments.Length, segments.Sum(s => s.Length)), (peer.Counters[0].SentPackets, peer.Counters[0].SentBytes));
+        Assert.Empty(_host.Drops());
+    }
+
+    // GRE checksums and sequence numbers differ in each segment; a UDP socket that receives inner datagrams whole can't part them; and the
+    // outer length has 16 bits.
+    [Theory]
+    [InlineData(false, true, false, (ushort)0, 3001)]
+    [InlineData(false, false, true, (ushort)0, 3001)]
+    [InlineData(false, true, false, (ushort)4754, 3001)]
+    [InlineData(false, false, true, (ushort)4754, 3001)]
+    [InlineData(true, false, false, (ushort)4754, 3001)]
+    [InlineData(false, false, false, (ushort)4754, 65_535 - 40 - 31)]
+    [InlineData(false, false, false, (ushort)0, 65_535 - 40 - 23)]
+    public void What_the_kernel_cannot_cut_is_cut_here(bool isUdp, bool checksum, bool sequence, ushort udpPort, int payload)
+    {
+        _host.Underlay.IsCutter = true;
+        Serve(Overlay.Peer(checksum: checksum, sequence: sequence, gmtu: 1400, udpPort: udpPort));
+        FlowPacket head = isUdp ? Udp4 : Tcp4;
+        byte[] super = (head with { Payload = Random(payload), IsPartial = true }).Build();
+        Offload offload = SegmentationTests.OffloadOf(head, 1300);
+        _host.Send(super, offload);
+        Assert.Equal(ReferenceSegmenter.Cut(super, offload).Count, _host.Underlay.Packets.Sum(p => p.Segments));
+        Assert.All(_host.Underlay.Packets, p => Assert.Equal(default, p.Offload));
+    }
+
+    [Theory]
+    [InlineData(0, 23)]
+    [InlineData(4754, 31)]
+    public void The_longest_outer_packet_is_left_to_the_kernel(ushort udpPort, int oneTooMany)
+    {
+        _host.Underlay.IsCutter = true;
+        Serve(Overlay.Peer(gmtu: 1400, udpPort: udpPort));
+        byte[] super = (Tcp4 with { Payload = Random(65_535 - 40 - oneTooMany - 1), IsPartial = true }).Build();
+        _host.Send(super, SegmentationTests.OffloadOf(Tcp4, 1300));
+        Assert.Equal(65_535, Assert.Single(_host.Underlay.Packets).Bytes.Length);
+    }
+
+    private static byte[] InUdp(byte[] gre, ushort port)
+    {
+        int length = 8 + gre.Length;
+        byte[] datagram = [0, 0, (byte)(port >> 8), (byte)port, (byte)(length >> 8), (byte)length, 0, 0, .. gre];
+        BinaryPrimitives.WriteUInt16BigEndian(datagram.AsSpan(6), Packets.PseudoHeader("192.168.40.11", "192.168.40.12", IpProtocol.Udp, length));
+        return Packets.Ipv4("192.168.40.11", "192.168.40.12", IpProtocol.Udp, datagram, ttl: 64, tos: 0, id: 0);
+    }
+
     private Peer ServeUdp(int gmtu = 1468, bool checksum = false, uint? key = null) =>
         Serve(Overlay.Peer(gmtu: gmtu, checksum: checksum, keyOut: key, udpPort: 4754));
 
