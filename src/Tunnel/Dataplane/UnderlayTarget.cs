@@ -19,8 +19,9 @@ public sealed class UnderlayTarget(InetAddress endpoint, ushort udpPort = 0)
     public ushort UdpPort { get; } = udpPort;
 
     /// <summary>
-    /// The next hop towards it as the kernel has resolved it, for plain GRE through a packet socket; null where it is not known at this
-    /// moment, or where the kernel must do the sending (another kind of link, an IPsec policy, a firewall rule).
+    /// The next hop towards it as the kernel has resolved it: for plain GRE through a packet socket, and for super-packets that are encapsulated
+    /// without a socket. Null where it is not known at this moment, or where the kernel must do the sending (another kind of link, an IPsec
+    /// policy, a firewall rule). With <see cref="UdpPort"/> null too where the link would not carry such a super-packet uncut.
     /// </summary>
     public LinkNeighbor? Neighbor
     {

@@ -118,6 +118,7 @@ public sealed class PathChooserTests
                 this,
                 _policies,
                 _neighbors,
+                PortRange.Ephemeral,
                 new EventStream(TimeProvider.System),
                 TimeProvider.System,
                 NullLogger.Instance);

@@ -98,12 +98,12 @@ public sealed class PathChooserTests
         await using Fixture host = await Fixture.KnownAsync();
         InetAddress gateway = FakeHostNetwork.Address("192.168.40.1");
         host.Neighbors.Change(gateway, 0x020000000001);
-        host.Neighbors.ChangeRoutes(_ => new HostNextHop(2, "eth0", IsEthernet: true, gateway));
+        host.Neighbors.ChangeRoutes(_ => new HostNextHop(2, "eth0", IsEthernet: true, gateway, CarriesUdpTunnels: true));
         await host.UntilAsync(() => host.Target().Neighbor?.Address == 0x020000000001);
-        host.Neighbors.ChangeRoutes(_ => new HostNextHop(2, "eth0", IsEthernet: true, InetAddress.None));
+        host.Neighbors.ChangeRoutes(_ => new HostNextHop(2, "eth0", IsEthernet: true, InetAddress.None, CarriesUdpTunnels: true));
         await host.UntilAsync(() => host.Target().Neighbor is null);
         Assert.Equal(Packet, host.Paths.Now);
-        host.Neighbors.ChangeRoutes(_ => new HostNextHop(3, "eth1", IsEthernet: true, Vm2));
+        host.Neighbors.ChangeRoutes(_ => new HostNextHop(3, "eth1", IsEthernet: true, Vm2, CarriesUdpTunnels: true));
         await host.UntilAsync(() => host.Neighbors.Uses.Contains((3, Vm2)));
         host.Neighbors.Change(Vm2, Mac, link: 3);
         await host.UntilAsync(() => host.Target().Neighbor is { LinkIndex: 3, Address: Mac });
@@ -115,7 +115,7 @@ public sealed class PathChooserTests
     public async Task AnotherKindOfLinkTakesRawSockets()
     {
         await using Fixture host = await Fixture.KnownAsync();
-        host.Neighbors.ChangeRoutes(destination => new HostNextHop(5, "wg0", IsEthernet: false, destination));
+        host.Neighbors.ChangeRoutes(destination => new HostNextHop(5, "wg0", IsEthernet: false, destination, CarriesUdpTunnels: false));
         await host.UntilAsync(() => host.Paths.Now.Receive == UnderlayPath.Raw && host.Target().Neighbor is null);
         Assert.Equal(["wg0, the way to 192.168.40.12, is no Ethernet device"], host.Chooser.Reasons);
     }
@@ -289,7 +289,7 @@ public sealed class PathChooserTests
         host.Neighbors.ChangeRoutes(_ => null);
         await host.UntilAsync(() => host.Paths.Now == Raw);
         host.Neighbors.OnGetNextHops = () => { };
-        host.Neighbors.ChangeRoutes(destination => new HostNextHop(2, "eth0", IsEthernet: true, destination));
+        host.Neighbors.ChangeRoutes(destination => new HostNextHop(2, "eth0", IsEthernet: true, destination, CarriesUdpTunnels: true));
         await host.UntilAsync(() => host.Paths.Now == Packet && host.Target().Neighbor is not null);
     }
 
@@ -354,7 +354,7 @@ public sealed class PathChooserTests
         public Fixture(TimeProvider clock, params string[] endpoints)
         {
             Peers = [.. endpoints.Select(endpoint => NewPeer(endpoint))];
-            Chooser = new PathChooser(() => Peers, () => Configured, Paths, Policies, Neighbors, Events, clock, NullLogger.Instance);
+            Chooser = new PathChooser(() => Peers, () => Configured, Paths, Policies, Neighbors, PortRange.Ephemeral, Events, clock, NullLogger.Instance);
         }
 
         public IReadOnlyList<Peer> Peers { get; set; }
