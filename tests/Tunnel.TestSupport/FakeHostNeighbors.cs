@@ -66,6 +66,9 @@ public sealed class FakeHostNeighbors : IHostNeighbors
         }
     }
 
+    /// <summary>The notifications of routes fail once.</summary>
+    public void FailToFollowRoutes() => _routes.Writer.TryWrite(false);
+
     /// <summary>Notifications are lost.</summary>
     public void Lose() => _changes.Writer.TryWrite(null);
 
@@ -104,7 +107,13 @@ public sealed class FakeHostNeighbors : IHostNeighbors
         await _changes.Reader.ReadAsync(cancellationToken) is HostNeighbor change ? [change] : null;
 
     /// <inheritdoc/>
-    public async Task WaitForRouteChangeAsync(CancellationToken cancellationToken) => await _routes.Reader.ReadAsync(cancellationToken);
+    public async Task WaitForRouteChangeAsync(CancellationToken cancellationToken)
+    {
+        if (!await _routes.Reader.ReadAsync(cancellationToken))
+        {
+            throw new HostNetworkException("receive notifications", 105, "No buffer space available");
+        }
+    }
 
     /// <inheritdoc/>
     public void Dispose()

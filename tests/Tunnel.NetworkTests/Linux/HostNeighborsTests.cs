@@ -146,6 +146,25 @@ public sealed class HostNeighborsTests
         await told.WaitAsync(Deadline);
     }
 
+    [SkippableTheory]
+    [InlineData("tx-udp_tnl-segmentation")]
+    [InlineData("tx-udp_tnl-csum-segmentation")]
+    public async Task ALinksFeaturesAreReadAndTold(string feature)
+    {
+        using var lab = new PathLab();
+        using HostNeighbors host = lab.OpenNeighbors();
+        Assert.True(Assert.Single(host.GetNextHops([(PathLab.Vm2, PathLab.Vm1)]))!.CarriesUdpTunnels);
+        foreach (bool isOn in new[] { false, true })
+        {
+            await QuietAsync(host);
+            lab.Shell($"ethtool -K eth0 {feature} {(isOn ? "on" : "off")}");
+            await host.WaitForRouteChangeAsync(CancellationToken.None).WaitAsync(Deadline);
+            Assert.Equal(isOn, Assert.Single(host.GetNextHops([(PathLab.Vm2, PathLab.Vm1)]))!.CarriesUdpTunnels);
+        }
+
+        Assert.False(Assert.Single(host.GetNextHops([(PathLab.Vm1, PathLab.Vm1)]))!.CarriesUdpTunnels);
+    }
+
     private static async Task<HostNeighbor> ToldAsync(HostNeighbors host, Predicate<HostNeighbor> condition)
     {
         using var deadline = new CancellationTokenSource(Deadline);

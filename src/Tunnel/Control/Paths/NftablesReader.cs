@@ -299,12 +299,15 @@ internal sealed class NftablesReader
     private static NetfilterCondition Not(NetfilterCondition condition) =>
         (in OuterPacket packet) => (Truth)((int)Truth.Yes - (int)condition(packet));
 
-    // A packet that is sent has come by no device, and one that is received leaves by none: every match of it fails.
+    // A packet that is sent has come by no device, and one that is received leaves by none. The name of none is empty, so that a rule for every
+    // device but one goes on; in kernels before 5.4 it ended there.
     private static NetfilterCondition Guarded(Operand[] operands, NetfilterCondition condition)
     {
         bool asksInput = operands.Any(operand => operand.Kind == OperandKind.InputName);
         bool asksOutput = operands.Any(operand => operand.Kind == OperandKind.OutputName);
-        return (in OuterPacket packet) => (packet.IsReceived ? asksOutput : asksInput) ? Truth.No : condition(packet);
+        return (in OuterPacket packet) => (packet.IsReceived ? asksOutput : asksInput) && condition(packet) != Truth.No
+            ? Truth.Maybe
+            : condition(packet);
     }
 
     private MapStep? ReadVerdictMap(string table, JsonElement map, byte protocol, out bool never)
@@ -511,7 +514,7 @@ internal sealed class NftablesReader
             case OperandKind.SourcePort or OperandKind.DestinationPort:
                 return TryReadPorts(value, out long lowest, out long highest) ? ComparePort(operand, lowest, highest) : Always(Truth.Maybe);
             case OperandKind.InputName or OperandKind.OutputName:
-                return value.ValueKind == JsonValueKind.String ? CompileName(value.GetString()!) : Always(Truth.Maybe);
+                return value.ValueKind == JsonValueKind.String ? CompileName(value.GetString()!, operand.Kind == OperandKind.InputName) : Always(Truth.Maybe);
             case OperandKind.Protocol:
                 return Always(MatchProtocol(value, operand.Protocol));
             case OperandKind.Number:
@@ -527,16 +530,18 @@ internal sealed class NftablesReader
     }
 
     // A name may end with a wildcard; an asterisk of its own is escaped.
-    private static NetfilterCondition CompileName(string name)
+    private static NetfilterCondition CompileName(string name, bool isInput)
     {
         if (name.EndsWith('*') && !name.EndsWith("\\*", StringComparison.Ordinal))
         {
             string beginning = name[..^1];
-            return (in OuterPacket packet) => packet.LinkName.StartsWith(beginning, StringComparison.Ordinal) ? Truth.Yes : Truth.No;
+            return (in OuterPacket packet) => DeviceOf(packet, isInput).StartsWith(beginning, StringComparison.Ordinal) ? Truth.Yes : Truth.No;
         }
 
-        return (in OuterPacket packet) => packet.LinkName == name ? Truth.Yes : Truth.No;
+        return (in OuterPacket packet) => DeviceOf(packet, isInput) == name ? Truth.Yes : Truth.No;
     }
+
+    private static string DeviceOf(in OuterPacket packet, bool isInput) => packet.IsReceived == isInput ? packet.LinkName : "";
 
     private static Truth MatchProtocol(JsonElement value, byte protocol)
     {
