@@ -175,6 +175,11 @@ public sealed class Outbound
             return false;
         }
 
+        if (_sends.TryAddDatagram(piece, packet.Offload, peer))
+        {
+            return true;
+        }
+
         if (packet.Offload.NeedsChecksum && !UnfinishedChecksum.TryFinish(piece.Span, packet.Offload))
         {
             peer.Counters[_worker].CountDrop(DropReason.InnerHeaderMalformed);

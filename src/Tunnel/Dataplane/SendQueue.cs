@@ -23,6 +23,7 @@ internal sealed class SendQueue
     private readonly Peer[] _receivers = new Peer[MaxPackets];
     private readonly int[] _repeated = new int[MaxPackets];
     private readonly PinnedPacketMemory _headers = new(HeaderSlots * HeaderSlot);
+    private readonly DatagramRun _run = new();
     private int _headersUsed;
 
     // Whether the packet added last may be followed by a datagram in the same call, and how long each may be.
@@ -36,12 +37,48 @@ internal sealed class SendQueue
         _worker = worker;
     }
 
+    /// <summary>
+    /// Adds a datagram that may leave together with others. Only for plain GRE, whose super-packets the kernel cuts; where these are too few,
+    /// they leave one by one. Its checksum need not be finished.
+    /// </summary>
+    /// <param name="packet">The inner packet, with free headroom before it.</param>
+    /// <param name="offload">What the TUN device said of it.</param>
+    /// <param name="peer">Who gets it.</param>
+    /// <returns>False where it is none of these: the caller finishes it and adds it as a packet.</returns>
+    public bool TryAddDatagram(in Piece packet, in Offload offload, Peer peer)
+    {
+        if (peer.Target.UdpPort != 0 || !_offloads.Has(Offloads.GreSegment) || peer.Settings.UsesChecksum || peer.Settings.UsesSequence)
+        {
+            return false;
+        }
+
+        SegmentShape shape = DatagramRun.ShapeOf(packet.Span, offload);
+        if (shape.Protocol == 0)
+        {
+            return false;
+        }
+
+        if (!_run.TryAdd(packet, offload, shape, peer))
+        {
+            EndRun();
+            _run.TryAdd(packet, offload, shape, peer);
+        }
+
+        return true;
+    }
+
     /// <summary>Adds a packet with free headroom before it.</summary>
     /// <param name="packet">The inner packet, complete.</param>
     /// <param name="protocolType">Its EtherType.</param>
     /// <param name="peer">Who gets it.</param>
     /// <param name="flowHash">The hash of its flow; looked at for GRE-in-UDP only.</param>
     public void Add(in Piece packet, ushort protocolType, Peer peer, uint flowHash)
+    {
+        EndRun();
+        AddWhole(packet, protocolType, peer, flowHash);
+    }
+
+    private void AddWhole(in Piece packet, ushort protocolType, Peer peer, uint flowHash)
     {
         MakeRoom(pieces: 1);
         int start = packet.Offset - peer.Overhead;
@@ -63,6 +100,7 @@ internal sealed class SendQueue
     /// <param name="flowHash">The hash of its flow; looked at for GRE-in-UDP only.</param>
     public void Add(in Segmentation segmentation, in Piece packet, in Offload offload, ushort protocolType, Peer peer, uint flowHash)
     {
+        EndRun();
         if (IsCutByKernel(packet, offload, peer))
         {
             AddUncut(segmentation, packet, offload, protocolType, peer, flowHash);
@@ -113,8 +151,65 @@ internal sealed class SendQueue
         _isOpen = false;
     }
 
+    // Datagrams leave together where they are larger together than any packet by itself: a receiver on a link that carries them uncut, which can't
+    // tell their boundaries (a raw socket), never takes them for one datagram. Fewer gain little.
+    private void EndRun()
+    {
+        if (_run.Count == 0)
+        {
+            return;
+        }
+
+        if (_run.Count > 1 && _run.Length > _run.Peer.Gmtu && _underlay.Cuts(_run.Peer.Target))
+        {
+            AddTogether();
+        }
+        else
+        {
+            for (int i = 0; i < _run.Count; i++)
+            {
+                _run.FinishChecksum(i);
+                AddWhole(_run[i], _run.ProtocolType, _run.Peer, flowHash: 0);
+            }
+        }
+
+        _run.Clear();
+    }
+
+    // The headers are written anew, so that the datagrams stay as they are, and their payloads gathered. The kernel cuts it.
+    private void AddTogether()
+    {
+        Peer peer = _run.Peer;
+        SegmentShape shape = _run.Shape;
+        MakeRoom(pieces: _run.Count + 2);
+        int slot = _headersUsed++ * HeaderSlot;
+        peer.WriteOuterHeaders(_headers.Slice(slot, peer.Overhead), _run.Length, _run.ProtocolType, innerSum: 0);
+        Span<byte> inner = _headers.Slice(slot + peer.Overhead, shape.HeaderLength);
+        _run[0].Span[..shape.HeaderLength].CopyTo(inner);
+        shape.WriteHeader(inner, _run.Length, _run[_run.Count - 1].Span);
+
+        int index = _sends.Add(new Piece(_headers, slot, peer.Overhead), shape.SuperPacketOffload, peer.Target);
+        _sends.Append(new Piece(_headers, slot + peer.Overhead, shape.HeaderLength));
+        for (int i = 0; i < _run.Count; i++)
+        {
+            Piece datagram = _run[i];
+            _sends.Append(new Piece(datagram.Memory, datagram.Offset + shape.HeaderLength, datagram.Length - shape.HeaderLength));
+        }
+
+        _sends[index].Segments = _run.Count;
+        _receivers[index] = peer;
+        _repeated[index] = (_run.Count - 1) * shape.HeaderLength;
+        _isOpen = false;
+    }
+
     /// <summary>Sends what was added and counts what became of it.</summary>
     public void Flush()
+    {
+        EndRun();
+        SendAll();
+    }
+
+    private void SendAll()
     {
         if (_sends.Count == 0)
         {
@@ -157,7 +252,7 @@ internal sealed class SendQueue
     {
         if (_sends.Count == MaxPackets || _sends.PieceCount + pieces > MaxPieces || _headersUsed == HeaderSlots)
         {
-            Flush();
+            SendAll();
         }
     }
 

@@ -260,7 +260,7 @@ internal sealed unsafe class KernelSegmenter : IDisposable
         private readonly LinkNeighbor?[] _neighbors = new LinkNeighbor?[SlotsPerWorker];
         private readonly byte[] _outers = new byte[SlotsPerWorker * LongestOuter];
         private readonly PinnedPacketMemory _mark = new(Ipv4Header.Length);
-        private readonly GatherBatch _write = new(1, 3);
+        private readonly GatherBatch _write = new(1, 3 + DatagramRun.MaxDatagrams);
 
         public Worker(TunDevice queue)
         {
