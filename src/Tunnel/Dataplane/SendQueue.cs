@@ -1,3 +1,5 @@
+using Tunnel.Wire;
+
 namespace Tunnel.Dataplane;
 
 /// <summary>
@@ -8,6 +10,7 @@ namespace Tunnel.Dataplane;
 internal sealed class SendQueue
 {
     private const int MaxPackets = 128;
+    private const int WorthAsking = 16;
     private const int MaxPieces = 1024;
     private const int HeaderSlot = PacketBatch.Headroom + Segmentation.MaxHeader;
     private const int HeaderSlots = MaxPieces / 2;
@@ -25,6 +28,9 @@ internal sealed class SendQueue
     private readonly PinnedPacketMemory _headers = new(HeaderSlots * HeaderSlot);
     private readonly DatagramRun _run = new();
     private int _headersUsed;
+
+    // Datagrams of the batch that would have left together if the peer were known to take it.
+    private int _missed;
 
     // Whether the packet added last may be followed by a datagram in the same call, and how long each may be.
     private bool _isOpen;
@@ -49,6 +55,17 @@ internal sealed class SendQueue
     {
         if (peer.Target.UdpPort != 0 || !_offloads.Has(Offloads.GreSegment) || peer.Settings.UsesChecksum || peer.Settings.UsesSequence)
         {
+            return false;
+        }
+
+        if (!peer.Target.Abilities.Has(Abilities.UdpSuperPackets, Environment.TickCount64))
+        {
+            // Where they come singly there is nothing to gain.
+            if (++_missed == WorthAsking && _underlay.Cuts(peer.Target))
+            {
+                Ask(peer);
+            }
+
             return false;
         }
 
@@ -115,7 +132,7 @@ internal sealed class SendQueue
             Span<byte> headers = _headers.Slice(slot, headerLength);
             Span<byte> inner = headers[peer.Overhead..];
             (int offset, int length) = segmentation.WriteHeaders(i, inner, out ushort payloadSum);
-            ushort innerSum = peer.Settings.UsesChecksum ? Wire.InternetChecksum.Sum(inner, payloadSum) : (ushort)0;
+            ushort innerSum = peer.Settings.UsesChecksum ? InternetChecksum.Sum(inner, payloadSum) : (ushort)0;
             peer.WriteOuterHeaders(headers[..peer.Overhead], segmentation.HeaderLength + length, protocolType, innerSum);
 
             var header = new Piece(_headers, slot, headerLength);
@@ -130,9 +147,39 @@ internal sealed class SendQueue
 
     // GRE checksums and sequence numbers differ from segment to segment. Where a UDP socket receives a super-packet of datagrams whole, it
     // takes their size for that of outer datagrams.
-    private bool IsCutByKernel(in Piece packet, in Offload offload, Peer peer) =>
-        _underlay.Cuts(peer.Target) && !peer.Settings.UsesChecksum && !peer.Settings.UsesSequence &&
-        (offload.Gso != GsoType.UdpL4 || peer.Target.UdpPort == 0) && packet.Length + peer.UncutOverhead <= ushort.MaxValue;
+    private bool IsCutByKernel(in Piece packet, in Offload offload, Peer peer)
+    {
+        bool isUdp = offload.Gso == GsoType.UdpL4;
+        return _underlay.Cuts(peer.Target) && !peer.Settings.UsesChecksum && !peer.Settings.UsesSequence &&
+            (!isUdp || peer.Target.UdpPort == 0) && packet.Length + peer.UncutOverhead <= ushort.MaxValue &&
+            Takes(peer, isUdp ? Abilities.UdpSuperPackets : Abilities.TcpSuperPackets);
+    }
+
+    // Virtual links carry super-packets uncut, and not every receiver can take them.
+    private bool Takes(Peer peer, Abilities ability)
+    {
+        Ask(peer);
+        return peer.Target.Abilities.Has(ability, Environment.TickCount64);
+    }
+
+    private void Ask(Peer peer)
+    {
+        if (!peer.Target.Abilities.TryAsk(Environment.TickCount64))
+        {
+            return;
+        }
+
+        MakeRoom(pieces: 1);
+        int slot = _headersUsed++ * HeaderSlot;
+        int length = peer.Overhead + AbilitiesMessage.Length;
+        Span<byte> packet = _headers.Slice(slot, length);
+        new AbilitiesMessage(Abilities.None, IsQuestion: true).Write(packet[peer.Overhead..]);
+        peer.WriteOuterHeaders(packet, EtherType.Experimental);
+        int index = _sends.Add(new Piece(_headers, slot, length), target: peer.Target);
+        _sends[index].Segments = 0;
+        _receivers[index] = peer;
+        _isOpen = false;
+    }
 
     // The kernel cuts it. The inner packet's own headers are written again in every segment.
     private void AddUncut(
@@ -151,8 +198,8 @@ internal sealed class SendQueue
         _isOpen = false;
     }
 
-    // Datagrams leave together where they are larger together than any packet by itself: a receiver on a link that carries them uncut, which can't
-    // tell their boundaries (a raw socket), never takes them for one datagram. Fewer gain little.
+    // Datagrams leave together where they are larger together than any packet by itself: a receiver that can't tell their boundaries any more, because
+    // it has just changed to a raw socket, never takes them for one datagram. Fewer gain little.
     private void EndRun()
     {
         if (_run.Count == 0)
@@ -162,6 +209,7 @@ internal sealed class SendQueue
 
         if (_run.Count > 1 && _run.Length > _run.Peer.Gmtu && _underlay.Cuts(_run.Peer.Target))
         {
+            Ask(_run.Peer);
             AddTogether();
         }
         else
@@ -207,6 +255,7 @@ internal sealed class SendQueue
     {
         EndRun();
         SendAll();
+        _missed = 0;
     }
 
     private void SendAll()
@@ -222,6 +271,12 @@ internal sealed class SendQueue
             Peer peer = _receivers[i];
             PeerCounters counters = peer.Counters[_worker];
             ref GatherPacket sent = ref _sends[i];
+            if (sent.Segments == 0)
+            {
+                // A question of our own.
+                continue;
+            }
+
             if (sent.Result == TransmitResult.Sent)
             {
                 bool isUncut = sent.Offload.Gso != GsoType.None;
