@@ -499,7 +499,7 @@ public sealed class PathChooserTests
         Assert.NotNull(host.Target().Neighbor);
     }
 
-    private static IReadOnlyList<NetworkEvent> Drain(EventStream.Subscription events)
+    private static List<NetworkEvent> Drain(EventStream.Subscription events)
     {
         var told = new List<NetworkEvent>();
         while (events.Events.TryRead(out NetworkEvent? next))
