@@ -236,7 +236,7 @@ public sealed class Inbound
         }
     }
 
-    // A message of the peer's daemon. No packet: it is not counted where it is understood.
+    // A message of the peer's daemon, no packet.
     private void AdmitMessage(in Arrival packet, in GreView gre, Peer peer)
     {
         if (!AbilitiesMessage.TryParse(gre.Payload, out AbilitiesMessage message))
@@ -250,6 +250,7 @@ public sealed class Inbound
             return;
         }
 
+        peer.Counters[_worker].CountMessage();
         if (message.IsQuestion)
         {
             // Where only packet sockets tell the boundaries of datagrams, what came by one is answered for all.
