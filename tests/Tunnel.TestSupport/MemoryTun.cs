@@ -13,6 +13,12 @@ public sealed class MemoryTun : ITunDevice
     /// <summary>What was written, pieces put together, in order.</summary>
     public List<(byte[] Bytes, Offload Offload)> Written { get; } = [];
 
+    /// <summary>How many packets each write of a batch had, in order.</summary>
+    public List<int> WrittenTogether { get; } = [];
+
+    /// <summary>How often it was read from.</summary>
+    public int Reads { get; private set; }
+
     /// <summary>What the device answers to each write; everything is taken unless a test says otherwise.</summary>
     public Func<byte[], Offload, TransmitResult> OnWrite { get; set; } = (_, _) => TransmitResult.Sent;
 
@@ -23,6 +29,7 @@ public sealed class MemoryTun : ITunDevice
     public int Read(PacketBatch batch)
     {
         batch.Clear();
+        Reads++;
         while (batch.Count < batch.Capacity && _toRead.TryDequeue(out (byte[] Bytes, Offload Offload) next))
         {
             int start = PacketBatch.SlotStart(batch.Count);
@@ -36,6 +43,7 @@ public sealed class MemoryTun : ITunDevice
     /// <inheritdoc/>
     public void Write(GatherBatch batch)
     {
+        WrittenTogether.Add(batch.Count);
         for (int i = 0; i < batch.Count; i++)
         {
             byte[] bytes = MemoryUnderlay.Gather(batch, i);

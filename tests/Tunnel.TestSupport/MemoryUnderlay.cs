@@ -26,9 +26,6 @@ public sealed class MemoryUnderlay : IUnderlay
     /// <summary>What the underlay answers to each send; everything is taken unless a test says otherwise.</summary>
     public Func<byte[], TransmitResult> OnSend { get; set; } = _ => TransmitResult.Sent;
 
-    /// <summary>Whether super-packets are taken uncut.</summary>
-    public bool IsCutter { get; set; }
-
     /// <summary>The far end that gets what is sent; none unless a test joins two.</summary>
     public MemoryUnderlay? FarEnd { get; set; }
 
@@ -52,8 +49,11 @@ public sealed class MemoryUnderlay : IUnderlay
         return batch.Count;
     }
 
+    /// <summary>Whether it takes super-packets uncut; not unless a test says so.</summary>
+    public bool CutsAll { get; set; }
+
     /// <inheritdoc/>
-    public bool Cuts(UnderlayTarget target) => IsCutter;
+    public bool Cuts(UnderlayTarget target) => CutsAll;
 
     /// <inheritdoc/>
     public void Send(GatherBatch batch)

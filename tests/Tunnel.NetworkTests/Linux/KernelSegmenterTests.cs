@@ -170,6 +170,29 @@ public sealed class KernelSegmenterTests
         Assert.Equal(payload, got.SelectMany(packet => packet.Bytes[52..]));
     }
 
+    // As many as a send queue puts together, each with a checksum that must come out as it was.
+    [SkippableTheory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void DatagramsThatWerePutTogetherComeOutByteForByte(bool cut)
+    {
+        using var ends = new SegmenterLab();
+        if (cut)
+        {
+            ends.Lab.A.Exec("ethtool -K eth0 tso off gso on tx-gre-segmentation off tx-gre-csum-segmentation off tx-udp-segmentation off tx off");
+        }
+
+        FlowPacket head = new() { Source = "172.17.51.2", Destination = "172.17.52.2", IsUdp = true };
+        byte[][] sent = [.. Enumerable.Range(0, DatagramRun.MaxDatagrams).Select(
+            i => (head with { Id = (ushort)(0xfff0 + i), Payload = [.. Packets.Payload(40), (byte)i, (byte)(i * 7)] }).Build())];
+        List<(byte[] Bytes, Offload Offload)> got = ends.SendTogether(Overlay.Peer(endpoint: B4, local: A4), sent);
+
+        Assert.Equal(cut ? sent.Length : 1, got.Count);
+        IEnumerable<byte[]> inner = got.SelectMany(packet => ReferenceSegmenter.Cut(
+            packet.Bytes[24..], packet.Offload with { ChecksumStart = (ushort)(packet.Offload.ChecksumStart - 24) }));
+        Assert.Equal(sent.Select(Convert.ToHexString), inner.Select(Convert.ToHexString));
+    }
+
     [SkippableFact]
     public void BeyondItsRoomTargetsAreLeftToTheCaller()
     {
@@ -291,6 +314,43 @@ public sealed class KernelSegmenterTests
         public List<(byte[] Bytes, Offload Offload)> Send(Peer peer, byte[] inner, Offload offload, bool isIpv4, Func<int, int> payloadOf, int total)
         {
             Assert.Equal(TransmitResult.Sent, Write(peer, inner, offload, isIpv4, Neighbor(Lab.A, Lab.B)));
+            return Receive(payloadOf, total);
+        }
+
+        /// <summary>Sends IPv4 datagrams as a send queue puts them together, and receives them.</summary>
+        public List<(byte[] Bytes, Offload Offload)> SendTogether(Peer peer, byte[][] datagrams)
+        {
+            const int InnerHeaders = 28;
+            var run = new DatagramRun();
+            var memory = new PinnedPacketMemory(65_536);
+            int end = peer.Overhead + InnerHeaders;
+            foreach (byte[] datagram in datagrams)
+            {
+                datagram.CopyTo(memory.Array, end);
+                var piece = new Piece(memory, end, datagram.Length);
+                Assert.True(run.TryAdd(piece, default, DatagramRun.ShapeOf(datagram, default), peer));
+                end += datagram.Length;
+            }
+
+            peer.WriteOuterHeaders(memory.Slice(0, peer.Overhead), run.Length, run.ProtocolType, innerSum: 0);
+            Span<byte> headers = memory.Slice(peer.Overhead, InnerHeaders);
+            datagrams[0].AsSpan(0, InnerHeaders).CopyTo(headers);
+            run.Shape.WriteHeader(headers, run.Length, datagrams[^1]);
+            var batch = new GatherBatch(1, 2 + run.Count);
+            batch.Add(new Piece(memory, 0, peer.Overhead), run.Shape.SuperPacketOffload, peer.Target);
+            batch.Append(new Piece(memory, peer.Overhead, InnerHeaders));
+            for (int i = 0; i < run.Count; i++)
+            {
+                batch.Append(new Piece(memory, run[i].Offset + InnerHeaders, run[i].Length - InnerHeaders));
+            }
+
+            Segmenter.Send(0, batch, 0, Neighbor(Lab.A, Lab.B));
+            Assert.Equal(TransmitResult.Sent, batch[0].Result);
+            return Receive(bytes => bytes - peer.Overhead - InnerHeaders, datagrams.Sum(datagram => datagram.Length - InnerHeaders));
+        }
+
+        private List<(byte[] Bytes, Offload Offload)> Receive(Func<int, int> payloadOf, int total)
+        {
             var got = new List<(byte[] Bytes, Offload Offload)>();
             var received = new PacketBatch(64);
             Assert.True(NetnsThread.Eventually(() =>

@@ -417,7 +417,7 @@ public sealed class SendQueueTests
     [InlineData(true)]
     public void A_peer_is_asked_once_and_gets_segments_until_it_says_that_it_takes_more(bool isUdp)
     {
-        _host.Underlay.IsCutter = true;
+        _host.Underlay.CutsAll = true;
         Peer peer = Serve(Overlay.Peer(keyOut: 7, gmtu: 1400));
         FlowPacket head = isUdp ? Udp4 : Tcp4;
         byte[] super = (head with { Payload = Random(3001), IsPartial = true }).Build();
@@ -486,7 +486,7 @@ public sealed class SendQueueTests
     // Which peers take what, the peer has said.
     private Peer ServeTaker(Peer peer)
     {
-        _host.Underlay.IsCutter = true;
+        _host.Underlay.CutsAll = true;
         peer.Target.Abilities.Hear(Abilities.TcpSuperPackets | Abilities.UdpSuperPackets, Environment.TickCount64);
         return Serve(peer);
     }
