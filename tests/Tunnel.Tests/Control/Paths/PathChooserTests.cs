@@ -429,16 +429,24 @@ public sealed class PathChooserTests
     {
         await using var host = new Fixture { Peers = [Fixture.NewPeer("192.168.40.13", udpPort: 4754), Fixture.NewPeer("192.168.40.12")], Configured = (null, send) };
         using var mayRead = new ManualResetEventSlim();
-        host.Policies.OnRead = mayRead.Wait;
-        host.Neighbors.Change(Vm2, Mac);
-        host.Neighbors.Change(Vm3, Mac);
-        host.Start();
-        await host.UntilAsync(() => host.Neighbors.Lists > 0 && host.Target(1).Neighbor is not null == send is not null);
-        host.Neighbors.Change(Vm2, Mac + 1);
-        await host.UntilAsync(() => send is null || host.Target(1).Neighbor?.Address == Mac + 1);
-        Assert.Null(host.Target().Neighbor);
-        mayRead.Set();
-        await host.UntilAsync(() => host.Target().Neighbor is not null);
+        try
+        {
+            host.Policies.OnRead = mayRead.Wait;
+            host.Neighbors.Change(Vm2, Mac);
+            host.Neighbors.Change(Vm3, Mac);
+            host.Start();
+            await host.UntilAsync(() => host.Neighbors.Lists > 0 && host.Target(1).Neighbor is not null == send is not null);
+            host.Neighbors.Change(Vm2, Mac + 1);
+            await host.UntilAsync(() => send is null || host.Target(1).Neighbor?.Address == Mac + 1);
+            Assert.Null(host.Target().Neighbor);
+            mayRead.Set();
+            await host.UntilAsync(() => host.Target().Neighbor is not null);
+        }
+        finally
+        {
+            // Who waits for it would keep the chooser from its end.
+            mayRead.Set();
+        }
     }
 
     [Fact]
