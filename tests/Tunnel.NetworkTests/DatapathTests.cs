@@ -92,7 +92,7 @@ public sealed class DatapathTests(ITestOutputHelper output)
             }));
         }
 
-        await AssertCountersAddUpAsync(daemons, isCoalescedBlindly: datapath == "raw" && encapsulation == "gre" && wire);
+        await AssertCountersAddUpAsync(lab, daemons, isCoalescedBlindly: datapath == "raw" && encapsulation == "gre" && wire);
         foreach (Daemon daemon in daemons)
         {
             string peak = (await File.ReadAllLinesAsync($"/proc/{daemon.Process.Pid}/status")).Single(line => line.StartsWith("VmHWM", StringComparison.Ordinal));
@@ -161,7 +161,7 @@ public sealed class DatapathTests(ITestOutputHelper output)
             Assert.True(result["bytes"]!.GetValue<long>() > 1 << 20, $"{flows} flows: {result.ToJsonString()}");
         }
 
-        await AssertCountersAddUpAsync(daemons);
+        await AssertCountersAddUpAsync(lab, daemons);
     }
 
     [SkippableTheory]
@@ -211,7 +211,7 @@ public sealed class DatapathTests(ITestOutputHelper output)
             TcpTransfer.CheckAsync(vm3.Container, vm1.Container, vm1.ContainerAddress(6), 8 << 20, 5002),
             TcpTransfer.CheckAsync(vm2.Container, vm1.Container, vm1.ContainerAddress(6), 8 << 20, 5003));
 
-        await AssertCountersAddUpAsync([daemons[0], daemons[1]]);
+        await AssertCountersAddUpAsync(lab, [daemons[0], daemons[1]]);
         Assert.Equal("[\"gre\",\"gre-udp\"]", (await daemons[0].GetAsync("/v1/network"))["underlay"]!["accept"]!.ToJsonString());
     }
 
@@ -263,9 +263,25 @@ public sealed class DatapathTests(ITestOutputHelper output)
             string.Concat(lab.Hosts.Where(peer => peer != host).Select(peer => peer.PeerEntry(outer))), outer, underlayExtra: extra))));
     }
 
+    // What devices have dropped: the underlay's of hosts and switch, and the TUN devices.
+    private static async Task<string> DeviceDropsAsync(Lab lab)
+    {
+        var drops = new List<string>();
+        foreach (Node node in lab.Hosts.Append(lab.Switch))
+        {
+            foreach (JsonNode? link in await node.IpJsonAsync("-s", "link", "show"))
+            {
+                JsonNode counted = link!["stats64"]!;
+                drops.Add($"{node} {link["ifname"]} {counted["rx"]!["dropped"]} received {counted["tx"]!["dropped"]} sent");
+            }
+        }
+
+        return string.Join(", ", drops);
+    }
+
     // What the one has sent, the other has received or dropped, in packets. The last packets are on their way for a moment. Where a raw
     // socket gets what the kernel has coalesced, nobody knows how many packets it was: each but the first lacks its headers then.
-    private async Task AssertCountersAddUpAsync(Daemon[] daemons, bool isCoalescedBlindly = false)
+    private async Task AssertCountersAddUpAsync(Lab lab, Daemon[] daemons, bool isCoalescedBlindly = false)
     {
         const int leastHeaders = 40;
         const int mostHeaders = 72;
@@ -289,7 +305,7 @@ public sealed class DatapathTests(ITestOutputHelper output)
                         ? missing >= 0 && missingBytes >= missing * leastHeaders && missingBytes <= missing * mostHeaders
                         : missing == 0;
                 },
-                () => Task.FromResult(state));
+                async () => $"{state}; dropped by devices: {await DeviceDropsAsync(lab)}");
             output.WriteLine(state);
         }
     }
