@@ -202,6 +202,10 @@ internal sealed unsafe class KernelSegmenter : IDisposable
             .Label("store").Call(Uapi.BPF_FUNC_skb_store_bytes)
             .JumpIf(Uapi.BPF_JNE, 0, 0, "drop")
 
+            // No flow hash of its own, as what packet sockets send has none: GRO at the other end of a virtual link looks for a flow's packets under
+            // the hash that they bring along, and lets those overtake that it does not find.
+            .Move(1, Packet).Call(Uapi.BPF_FUNC_set_hash_invalid)
+
             // A clone: the original belongs to the TUN queue, and its segments would not all show that, which GRO on a virtual link takes for
             // different flows.
             .Move(1, Packet).Load(Uapi.BPF_W, 2, Slot, SlotLink).Set(3, 0).Call(Uapi.BPF_FUNC_clone_redirect)

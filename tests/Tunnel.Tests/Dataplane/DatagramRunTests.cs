@@ -119,6 +119,7 @@ public sealed class DatagramRunTests
         Peer near = Overlay.Peer("vm2");
         Peer far = Overlay.Peer("vm3", endpoint: "192.168.40.13");
         _host.With([(near, ["172.17.52.0/25"]), (far, ["172.17.52.128/25"])]);
+        TakeAll(near, far);
         Send([.. Run(Udp4, Together), .. Run(Udp4 with { Destination = "172.17.52.130" }, Together)], isPartial: false);
         Assert.Equal([near.Target, far.Target], _host.Underlay.Packets.Select(p => p.Target));
         Assert.Equal((Together, Together), (near.Counters[0].SentPackets, far.Counters[0].SentPackets));
@@ -151,6 +152,18 @@ public sealed class DatagramRunTests
         Assert.Equal(Together, _host.Underlay.Packets.Count);
     }
 
+    [Theory]
+    [InlineData(15, 0)]
+    [InlineData(16, 1)]
+    [InlineData(40, 1)]
+    public void A_peer_is_asked_once_there_are_enough_in_a_batch(int count, int questions)
+    {
+        _host.With([(Overlay.Peer(), ["172.17.52.0/24"])]);
+        Send(Run(Udp4, count), isPartial: false);
+        Assert.Equal(questions, _host.Underlay.Packets.Count(p => p.Segments == 0));
+        Assert.Equal(count, _host.Underlay.Packets.Count(p => p.Segments == 1));
+    }
+
     private static ushort Id(int index) => (ushort)(Udp4.Id + index);
 
     private static byte[][] Run(FlowPacket head, int count) =>
@@ -159,8 +172,12 @@ public sealed class DatagramRunTests
     private Peer Serve(Peer peer)
     {
         _host.With([(peer, ["172.17.52.0/24", "fd00:52::/64"])]);
+        TakeAll(peer);
         return peer;
     }
+
+    private static void TakeAll(params Peer[] peers) =>
+        Array.ForEach(peers, peer => peer.Target.Abilities.Hear(Abilities.TcpSuperPackets | Abilities.UdpSuperPackets, Environment.TickCount64));
 
     private void Send(byte[][] packets, bool isPartial)
     {
