@@ -51,9 +51,6 @@ internal sealed class DeliveryQueue
         _worker = worker;
     }
 
-    /// <summary>How many UDP datagrams were added since the last <see cref="Flush"/>.</summary>
-    public int Datagrams { get; private set; }
-
     /// <summary>Adds an inner packet.</summary>
     /// <param name="packet">The packet, its IP header checked, without bytes beyond its length.</param>
     /// <param name="offload">What is known to be unfinished or coalesced in it.</param>
@@ -72,7 +69,6 @@ internal sealed class DeliveryQueue
         int segments = isSegmentSizeKnown && shape.Payload > 0 ? shape.Segments : 1;
         _packets[index] = new Arrived { Packet = packet, Offload = offload, Sender = sender, Segments = segments, Next = -1 };
         shape = shape with { MayJoin = shape.MayJoin && isSegmentSizeKnown };
-        Datagrams += shape.Protocol == IpProtocol.Udp ? segments : 0;
         if (shape.Protocol == 0)
         {
             AddItem(index, shape, bytes, closed: true);
@@ -124,7 +120,6 @@ internal sealed class DeliveryQueue
         Write();
         _packetCount = 0;
         _itemCount = 0;
-        Datagrams = 0;
         _lastOfFlow.AsSpan().Clear();
     }
 

@@ -46,7 +46,7 @@ public struct GatherPacket
     /// <summary>How many inner packets it carries; 0 for a message between daemons.</summary>
     public int Segments;
 
-    /// <summary>A hash of the inner flow, for the UDP source port; 0 towards the TUN device and for plain GRE.</summary>
+    /// <summary>A hash of the inner flow; 0 towards the TUN device, and for plain GRE that goes through raw sockets.</summary>
     public uint FlowHash;
 
     /// <summary>What became of it; written by the device.</summary>

@@ -19,9 +19,6 @@ public sealed class Inbound
 {
     private const int BatchSize = 64;
 
-    // A UDP socket's buffer holds some 250 small datagrams unless its owner asks for more, and nothing holds the sender back.
-    private const int DatagramBurst = 64;
-
     private readonly IUnderlay _underlay;
     private readonly RoutingHolder _routing;
     private readonly PeerCounters _network;
@@ -69,10 +66,6 @@ public sealed class Inbound
         for (int i = 0; i < count; i++)
         {
             Admit(_packets[i], routing);
-            if (_deliveries.Datagrams >= DatagramBurst)
-            {
-                WriteBurst();
-            }
         }
 
         Write();
@@ -361,14 +354,6 @@ public sealed class Inbound
 
     // 7: the batch goes to the kernel; what was refused is counted where it belongs.
     private void Write() => _deliveries.Flush();
-
-    // 7: whoever reads the datagrams was woken by the write and may wait for this very processor. It gets its turn before the next burst, which
-    // its buffer would have no room for. Where nobody waits for the processor, this returns at once.
-    private void WriteBurst()
-    {
-        Write();
-        _ = Thread.Yield();
-    }
 
     private bool Refuse(Peer peer, DropReason reason)
     {

@@ -28,6 +28,7 @@ internal sealed class SendQueue
     private readonly PinnedPacketMemory _headers = new(HeaderSlots * HeaderSlot);
     private readonly DatagramRun _run = new();
     private int _headersUsed;
+    private uint _runHash;
 
     // Datagrams of the batch that would have left together if the peer were known to take it.
     private int _missed;
@@ -50,8 +51,9 @@ internal sealed class SendQueue
     /// <param name="packet">The inner packet, with free headroom before it.</param>
     /// <param name="offload">What the TUN device said of it.</param>
     /// <param name="peer">Who gets it.</param>
+    /// <param name="flowHash">The hash of its flow.</param>
     /// <returns>False where it is none of these: the caller finishes it and adds it as a packet.</returns>
-    public bool TryAddDatagram(in Piece packet, in Offload offload, Peer peer)
+    public bool TryAddDatagram(in Piece packet, in Offload offload, Peer peer, uint flowHash)
     {
         if (peer.Target.UdpPort != 0 || !_offloads.Has(Offloads.GreSegment) || peer.Settings.UsesChecksum || peer.Settings.UsesSequence)
         {
@@ -81,6 +83,7 @@ internal sealed class SendQueue
             _run.TryAdd(packet, offload, shape, peer);
         }
 
+        _runHash = flowHash;
         return true;
     }
 
@@ -88,7 +91,7 @@ internal sealed class SendQueue
     /// <param name="packet">The inner packet, complete.</param>
     /// <param name="protocolType">Its EtherType.</param>
     /// <param name="peer">Who gets it.</param>
-    /// <param name="flowHash">The hash of its flow; looked at for GRE-in-UDP only.</param>
+    /// <param name="flowHash">The hash of its flow.</param>
     public void Add(in Piece packet, ushort protocolType, Peer peer, uint flowHash)
     {
         EndRun();
@@ -114,7 +117,7 @@ internal sealed class SendQueue
     /// <param name="offload">What the TUN device said of it.</param>
     /// <param name="protocolType">Its EtherType.</param>
     /// <param name="peer">Who gets it.</param>
-    /// <param name="flowHash">The hash of its flow; looked at for GRE-in-UDP only.</param>
+    /// <param name="flowHash">The hash of its flow.</param>
     public void Add(in Segmentation segmentation, in Piece packet, in Offload offload, ushort protocolType, Peer peer, uint flowHash)
     {
         EndRun();
@@ -217,7 +220,7 @@ internal sealed class SendQueue
             for (int i = 0; i < _run.Count; i++)
             {
                 _run.FinishChecksum(i);
-                AddWhole(_run[i], _run.ProtocolType, _run.Peer, flowHash: 0);
+                AddWhole(_run[i], _run.ProtocolType, _run.Peer, _runHash);
             }
         }
 
@@ -245,6 +248,7 @@ internal sealed class SendQueue
         }
 
         _sends[index].Segments = _run.Count;
+        _sends[index].FlowHash = _runHash;
         _receivers[index] = peer;
         _repeated[index] = (_run.Count - 1) * shape.HeaderLength;
         _isOpen = false;

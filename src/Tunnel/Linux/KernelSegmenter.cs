@@ -19,6 +19,13 @@ internal sealed unsafe class KernelSegmenter : IDisposable
     // Peers beyond that are cut for by tunneld itself.
     private const int SlotsPerWorker = 4096;
     private const int EthernetLength = 14;
+    private const int KeyPresent = 0x20;
+
+    // Many times what GRO holds packets back for.
+    private const int InUseMilliseconds = 50;
+
+    // Flows that share an entry only send a few packets by the slower way.
+    private const uint Flows = 4096;
     private const int LongestOuter = Ipv4Header.Length + GreHeader.MinLength + 4;
 
     // Where the mark has the number of the map's entry: the destination address.
@@ -70,17 +77,26 @@ internal sealed unsafe class KernelSegmenter : IDisposable
     /// <summary>Whether a worker has room to describe a target to the program. Its own thread.</summary>
     public bool HasRoomFor(int worker, UnderlayTarget target) => _workers[worker].SlotOf(target) >= 0;
 
-    /// <summary>Sends a super-packet to a target that there is room for, and writes its result.</summary>
+    /// <summary>
+    /// Whether a worker has sent a super-packet of an inner flow inside plain GRE a moment ago. Then the flow's other packets must follow by the same
+    /// way: those of a packet socket belong to the socket, for which GRO at the other end of a virtual link takes them for another flow's, and lets
+    /// them overtake.
+    /// </summary>
+    public bool IsInUseFor(int worker, uint flowHash) => _workers[worker].IsInUseFor(flowHash, Environment.TickCount64);
+
+    /// <summary>Sends a packet to a target that there is room for, and writes its result.</summary>
     /// <param name="worker">The worker's number.</param>
     /// <param name="batch">The batch.</param>
-    /// <param name="index">The packet: outer headers as one piece (<see cref="Peer.WriteUncutHeaders"/>), then the inner super-packet; its offload counts from the inner packet.</param>
+    /// <param name="index">
+    /// The packet. A super-packet has its outer headers as a piece (<see cref="Peer.WriteUncutHeaders"/>), and its offload counts from the inner packet.
+    /// </param>
     /// <param name="neighbor">The next hop.</param>
     public void Send(int worker, GatherBatch batch, int index, LinkNeighbor neighbor)
     {
         ref GatherPacket packet = ref batch[index];
         ReadOnlySpan<Piece> pieces = batch.Pieces(index);
         bool isUdp = packet.Target!.UdpPort != 0;
-        ReadOnlySpan<byte> outer = isUdp ? [] : pieces[0].Span;
+        ReadOnlySpan<byte> outer = isUdp ? [] : OuterHeaders(pieces[0].Span);
         Worker own = _workers[worker];
         int slot = own.SlotOf(packet.Target);
         int entry = (worker * SlotsPerWorker) + slot;
@@ -96,9 +112,11 @@ internal sealed unsafe class KernelSegmenter : IDisposable
             own.Remember(slot, outer, neighbor);
         }
 
-        packet.Result = isUdp
-            ? own.Write(entry, pieces, InUdp(packet.Offload, pieces[0].Length))
-            : own.Write(entry, pieces[1..], packet.Offload);
+        packet.Result = own.Write(entry, pieces, outer.Length, isUdp ? InUdp(packet.Offload, pieces[0].Length) : packet.Offload);
+        if (!isUdp && packet.Offload.Gso != GsoType.None)
+        {
+            own.Use(packet.FlowHash, Environment.TickCount64);
+        }
     }
 
     /// <summary>Detaches the program.</summary>
@@ -109,6 +127,10 @@ internal sealed unsafe class KernelSegmenter : IDisposable
         _map.Dispose();
         _control?.Dispose();
     }
+
+    // Neither checksum nor sequence number: there is a key or nothing.
+    private static ReadOnlySpan<byte> OuterHeaders(ReadOnlySpan<byte> packet) =>
+        packet[..((packet[Ipv4Header.Length] & KeyPresent) == 0 ? LongestOuter - 4 : LongestOuter)];
 
     // The same offload of a packet with its outer headers.
     private static Offload InUdp(in Offload inner, int outerLength) => inner with
@@ -262,6 +284,7 @@ internal sealed unsafe class KernelSegmenter : IDisposable
         private readonly TunDevice _queue;
         private readonly Dictionary<UnderlayTarget, int> _slots = new(SlotsPerWorker);
         private readonly LinkNeighbor?[] _neighbors = new LinkNeighbor?[SlotsPerWorker];
+        private readonly long[] _uses = new long[Flows];
         private readonly byte[] _outers = new byte[SlotsPerWorker * LongestOuter];
         private readonly PinnedPacketMemory _mark = new(Ipv4Header.Length);
         private readonly GatherBatch _write = new(1, 3 + DatagramRun.MaxDatagrams);
@@ -287,6 +310,10 @@ internal sealed unsafe class KernelSegmenter : IDisposable
             return slot;
         }
 
+        public bool IsInUseFor(uint flowHash, long now) => now - _uses[flowHash % Flows] < InUseMilliseconds;
+
+        public void Use(uint flowHash, long now) => _uses[flowHash % Flows] = now;
+
         // Total length and checksum differ in every packet; the rest of the headers tells whether the peer's settings have changed.
         public bool IsDescribed(int slot, ReadOnlySpan<byte> outer, LinkNeighbor neighbor)
         {
@@ -305,12 +332,12 @@ internal sealed unsafe class KernelSegmenter : IDisposable
             outer.CopyTo(Outer(slot, outer.Length));
         }
 
-        // The pieces are what the program finds behind the mark, and what the offload counts from.
-        public TransmitResult Write(int entry, ReadOnlySpan<Piece> pieces, in Offload offload)
+        // The offload counts from behind the bytes that are skipped; there the mark comes instead.
+        public TransmitResult Write(int entry, ReadOnlySpan<Piece> pieces, int skip, in Offload offload)
         {
             MemoryMarshal.Write(_mark.Slice(MarkEntry, sizeof(int)), entry);
             _write.Clear();
-            _write.Add(new Piece(_mark, 0, Ipv4Header.Length), offload with
+            _write.Add(new Piece(_mark, 0, Ipv4Header.Length), offload.Gso == GsoType.None ? default : offload with
             {
                 ChecksumStart = (ushort)(offload.ChecksumStart + Ipv4Header.Length),
                 HeaderLength = (ushort)(offload.HeaderLength + Ipv4Header.Length),
@@ -319,7 +346,12 @@ internal sealed unsafe class KernelSegmenter : IDisposable
             });
             foreach (ref readonly Piece piece in pieces)
             {
-                _write.Append(piece);
+                int skipped = Math.Min(skip, piece.Length);
+                skip -= skipped;
+                if (skipped < piece.Length)
+                {
+                    _write.Append(new Piece(piece.Memory, piece.Offset + skipped, piece.Length - skipped));
+                }
             }
 
             _queue.Write(_write);

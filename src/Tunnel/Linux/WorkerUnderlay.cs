@@ -153,7 +153,7 @@ internal sealed class WorkerUnderlay : IUnderlay
             }
             else if (neighbor is not null)
             {
-                packets!.Send(batch, first, end, neighbor, ref patience);
+                SendWhole(batch, first, end, packets!, neighbor, ref patience);
             }
             else if ((target.Endpoint.IsIpv4 ? _raw4 : _raw6) is RawGreSocket raw)
             {
@@ -218,6 +218,34 @@ internal sealed class WorkerUnderlay : IUnderlay
         {
             Readable &= ~socket;
         }
+    }
+
+    // Each packet follows those of its flow that went uncut.
+    private void SendWhole(GatherBatch batch, int first, int end, PacketSender packets, LinkNeighbor neighbor, ref SendPatience patience)
+    {
+        bool cuts = Cuts(batch[first].Target!);
+        while (first < end)
+        {
+            bool follows = Follows(first);
+            int next = first + 1;
+            if (follows)
+            {
+                _segmenter!.Send(_number, batch, first, neighbor);
+            }
+            else
+            {
+                while (next < end && !Follows(next))
+                {
+                    next++;
+                }
+
+                packets.Send(batch, first, next, neighbor, ref patience);
+            }
+
+            first = next;
+        }
+
+        bool Follows(int index) => cuts && _segmenter!.IsInUseFor(_number, batch[index].FlowHash);
     }
 
     // The next hop may have been lost since the packet was begun.
