@@ -13,9 +13,6 @@ public sealed class MemoryTun : ITunDevice
     /// <summary>What was written, pieces put together, in order.</summary>
     public List<(byte[] Bytes, Offload Offload)> Written { get; } = [];
 
-    /// <summary>How many packets each write of a batch had, in order.</summary>
-    public List<int> WrittenTogether { get; } = [];
-
     /// <summary>How often it was read from.</summary>
     public int Reads { get; private set; }
 
@@ -43,7 +40,6 @@ public sealed class MemoryTun : ITunDevice
     /// <inheritdoc/>
     public void Write(GatherBatch batch)
     {
-        WrittenTogether.Add(batch.Count);
         for (int i = 0; i < batch.Count; i++)
         {
             byte[] bytes = MemoryUnderlay.Gather(batch, i);

@@ -1,6 +1,7 @@
 using System.Buffers.Binary;
 using System.Net;
 using System.Net.Sockets;
+using System.Text.Json.Nodes;
 using Tunnel.Dataplane;
 using Tunnel.Linux;
 using Tunnel.TestSupport;
@@ -214,6 +215,46 @@ public sealed class KernelSegmenterTests
         Assert.Single(ends.Send(peer, inner, offload, isIpv4: true, bytes => bytes - 64, 3000));
     }
 
+    // Through the TUN device goes what the kernel cuts, and what must not overtake it.
+    [SkippableTheory]
+    [InlineData(null)]
+    [InlineData(42u)]
+    public void WhatFollowsASuperPacketInItsFlowGoesTheSameWay(uint? key)
+    {
+        using var ends = new SegmenterLab();
+        HostUnderlay sender = ends.Lab.OpenHost(ends.Lab.A, offloads: new OffloadState(Offloads.GreSegment));
+        ends.Lab.A.Run(() => sender.UsePaths(UnderlayPath.Raw, UnderlayPath.Packet));
+        sender.Workers[0].Segmenter = ends.Segmenter;
+        Peer peer = Overlay.Peer(endpoint: B4, local: A4, keyOut: key);
+        peer.Target.Neighbor = Neighbor(ends.Lab.A, ends.Lab.B);
+        byte[] inner = Packets.TcpPacket("172.17.51.2", "172.17.52.2", Packets.Payload(3000), isPartial: true, flags: 0x10);
+        byte[] single = Packets.Outer(A4, B4, Packets.GrePacket(Packets.UdpPacket("172.17.51.2", "172.17.52.2", Packets.Payload(100)), key: key));
+
+        Send(5, single);
+        Assert.Equal(0, ends.ReceivedByTun);
+        GatherBatch super = SegmenterLab.BatchOf(peer, inner, new Offload(GsoType.TcpV4, 1000, 40, true, 20, 16), isIpv4: true);
+        super[0].FlowHash = 5;
+        sender.Workers[0].Send(super);
+        Assert.Equal((TransmitResult.Sent, 1), (super[0].Result, ends.ReceivedByTun));
+        Send(6, single);
+        Assert.Equal(1, ends.ReceivedByTun);
+        Send(5, single);
+        Assert.Equal(2, ends.ReceivedByTun);
+
+        List<(byte[] Bytes, Offload Offload)> got = ends.Receive(bytes => bytes, (3 * single.Length) + peer.Overhead + inner.Length);
+        Assert.Equal([single.Length, peer.Overhead + inner.Length, single.Length, single.Length], got.Select(packet => packet.Bytes.Length));
+        Assert.All([got[0], got[2], got[3]], packet => Assert.Equal(Convert.ToHexString(single), Convert.ToHexString(packet.Bytes)));
+
+        void Send(uint flow, byte[] packet)
+        {
+            GatherBatch batch = RawGreLab.BatchOf(packet);
+            batch[0].Target = peer.Target;
+            batch[0].FlowHash = flow;
+            sender.Workers[0].Send(batch);
+            Assert.Equal(TransmitResult.Sent, batch[0].Result);
+        }
+    }
+
     [SkippableFact]
     public void OtherPacketsPass()
     {
@@ -279,6 +320,10 @@ public sealed class KernelSegmenterTests
         public KernelSegmenter Segmenter { get; }
 
         public bool TakesUdpTunnels { get; }
+
+        /// <summary>How many packets were written to the TUN device.</summary>
+        public int ReceivedByTun =>
+            JsonNode.Parse(Lab.A.Ip("-j -s link show gretun0"))![0]!["stats64"]!["rx"]!["packets"]!.GetValue<int>();
 
         /// <summary>A super-packet as the data plane hands it to the underlay.</summary>
         public static GatherBatch BatchOf(Peer peer, byte[] inner, Offload offload, bool isIpv4)
@@ -349,7 +394,7 @@ public sealed class KernelSegmenterTests
             return Receive(bytes => bytes - peer.Overhead - InnerHeaders, datagrams.Sum(datagram => datagram.Length - InnerHeaders));
         }
 
-        private List<(byte[] Bytes, Offload Offload)> Receive(Func<int, int> payloadOf, int total)
+        public List<(byte[] Bytes, Offload Offload)> Receive(Func<int, int> payloadOf, int total)
         {
             var got = new List<(byte[] Bytes, Offload Offload)>();
             var received = new PacketBatch(64);

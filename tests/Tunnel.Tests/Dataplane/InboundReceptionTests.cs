@@ -33,38 +33,6 @@ public sealed class InboundReceptionTests
         Assert.Empty(_plain.Drops());
     }
 
-    // What reads them gets its turn in between.
-    [Fact]
-    public void Many_datagrams_are_delivered_in_bursts()
-    {
-        Serve(_host);
-        byte[] super = (Udp4 with { Payload = Packets.Payload(40 * 30), IsPartial = true }).Build();
-        var offload = new Offload(GsoType.UdpL4, 30, 28, true, 20 + 24, 6);
-        for (int i = 0; i < 5; i++)
-        {
-            _host.Underlay.Enqueue(new ReceivedPacket(Packets.Outer(Vm2, Vm1, Packets.GrePacket(super))) { Reception = Reception.PacketSocket, Offload = offload });
-        }
-
-        _host.RunInbound();
-        Assert.Equal([2, 2, 1], _host.Tun.WrittenTogether);
-        Assert.All(_host.Tun.Written, w => Assert.Equal(super, w.Bytes));
-    }
-
-    [Fact]
-    public void What_holds_its_sender_back_is_delivered_at_once()
-    {
-        Serve(_host);
-        byte[] super = (Tcp4 with { Payload = Packets.Payload(40 * 30), IsPartial = true }).Build();
-        var offload = new Offload(GsoType.TcpV4, 30, 40, true, 20 + 24, 16);
-        for (int i = 0; i < 5; i++)
-        {
-            _host.Underlay.Enqueue(new ReceivedPacket(Packets.Outer(Vm2, Vm1, Packets.GrePacket(super))) { Reception = Reception.PacketSocket, Offload = offload });
-        }
-
-        _host.RunInbound();
-        Assert.Equal([5], _host.Tun.WrittenTogether);
-    }
-
     [Theory]
     [InlineData(false, null, null)]
     [InlineData(true, null, null)]
