@@ -92,6 +92,10 @@ done
 for script in scripts/*.sh scripts/bench/*.sh .ci/run; do
   check "$script parses" bash -n "$script"
 done
+check "scripts/soak.sh --help" scripts/soak.sh --help
+if command -v python3 >/dev/null; then
+  check "scripts/soak/watch-runtime.py parses" python3 -c 'import ast, sys; ast.parse(open(sys.argv[1]).read())' scripts/soak/watch-runtime.py
+fi
 if command -v shellcheck >/dev/null; then
   check "shellcheck" shellcheck -x -a -P SCRIPTDIR scripts/*.sh .ci/run
 else

@@ -74,6 +74,7 @@ internal static partial class Daemon
             threads.Underlay,
             policies,
             neighbors,
+            config.Underlay.SourcePort is null ? PortRange.Ephemeral : PortRange.Any,
             events,
             TimeProvider.System,
             log);

@@ -17,7 +17,7 @@ internal sealed class PacketThreads : IDisposable
 
     private readonly TunDevice[] _queues;
     private readonly Worker[] _workers;
-    private readonly GreSegmenter? _segmenter;
+    private readonly KernelSegmenter? _segmenter;
 
     /// <summary>Opens device and sockets; <see cref="Start"/> starts the workers.</summary>
     /// <param name="config">The configuration to start with.</param>
@@ -88,11 +88,11 @@ internal sealed class PacketThreads : IDisposable
     }
 
     // Where the kernel does not let us, packets are cut here.
-    private GreSegmenter? OpenSegmenter(string network, IHostNetwork host)
+    private KernelSegmenter? OpenSegmenter(string network, IHostNetwork host)
     {
         try
         {
-            var segmenter = new GreSegmenter(host.FindLink(network)?.Index ?? 0, _queues);
+            var segmenter = new KernelSegmenter(host.FindLink(network)?.Index ?? 0, _queues);
             foreach (WorkerUnderlay worker in Underlay.Workers)
             {
                 worker.Segmenter = segmenter;
@@ -103,6 +103,7 @@ internal sealed class PacketThreads : IDisposable
         catch (DeviceOpenException refused)
         {
             Offloads.Refuse(Dataplane.Offloads.GreSegment, refused.Message);
+            Offloads.Refuse(Dataplane.Offloads.GreUdpSegment, refused.Message);
             return null;
         }
     }

@@ -15,7 +15,7 @@ public sealed class FakeHostNeighbors : IHostNeighbors
     private readonly List<(int Link, InetAddress Address)> _uses = [];
     private readonly Channel<HostNeighbor?> _changes = Channel.CreateUnbounded<HostNeighbor?>();
     private readonly Channel<bool> _routes = Channel.CreateUnbounded<bool>();
-    private Func<InetAddress, HostNextHop?> _hops = destination => new HostNextHop(2, "eth0", IsEthernet: true, destination);
+    private Func<InetAddress, HostNextHop?> _hops = destination => new HostNextHop(2, "eth0", IsEthernet: true, destination, CarriesUdpTunnels: true);
     private int _lists;
     private int _hopRequests;
 
@@ -66,6 +66,9 @@ public sealed class FakeHostNeighbors : IHostNeighbors
         }
     }
 
+    /// <summary>The notifications of routes fail once.</summary>
+    public void FailToFollowRoutes() => _routes.Writer.TryWrite(false);
+
     /// <summary>Notifications are lost.</summary>
     public void Lose() => _changes.Writer.TryWrite(null);
 
@@ -104,7 +107,13 @@ public sealed class FakeHostNeighbors : IHostNeighbors
         await _changes.Reader.ReadAsync(cancellationToken) is HostNeighbor change ? [change] : null;
 
     /// <inheritdoc/>
-    public async Task WaitForRouteChangeAsync(CancellationToken cancellationToken) => await _routes.Reader.ReadAsync(cancellationToken);
+    public async Task WaitForRouteChangeAsync(CancellationToken cancellationToken)
+    {
+        if (!await _routes.Reader.ReadAsync(cancellationToken))
+        {
+            throw new HostNetworkException("receive notifications", 105, "No buffer space available");
+        }
+    }
 
     /// <inheritdoc/>
     public void Dispose()

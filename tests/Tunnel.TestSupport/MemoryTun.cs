@@ -13,6 +13,9 @@ public sealed class MemoryTun : ITunDevice
     /// <summary>What was written, pieces put together, in order.</summary>
     public List<(byte[] Bytes, Offload Offload)> Written { get; } = [];
 
+    /// <summary>How often it was read from.</summary>
+    public int Reads { get; private set; }
+
     /// <summary>What the device answers to each write; everything is taken unless a test says otherwise.</summary>
     public Func<byte[], Offload, TransmitResult> OnWrite { get; set; } = (_, _) => TransmitResult.Sent;
 
@@ -23,6 +26,7 @@ public sealed class MemoryTun : ITunDevice
     public int Read(PacketBatch batch)
     {
         batch.Clear();
+        Reads++;
         while (batch.Count < batch.Capacity && _toRead.TryDequeue(out (byte[] Bytes, Offload Offload) next))
         {
             int start = PacketBatch.SlotStart(batch.Count);

@@ -49,8 +49,11 @@ public sealed class MemoryUnderlay : IUnderlay
         return batch.Count;
     }
 
+    /// <summary>Whether it takes super-packets uncut; not unless a test says so.</summary>
+    public bool CutsAll { get; set; }
+
     /// <inheritdoc/>
-    public bool Cuts(UnderlayTarget target) => false;
+    public bool Cuts(UnderlayTarget target) => CutsAll;
 
     /// <inheritdoc/>
     public void Send(GatherBatch batch)
@@ -64,7 +67,7 @@ public sealed class MemoryUnderlay : IUnderlay
                 UnderlayTarget target = batch[i].Target!;
                 int segmentSize = batch[i].SegmentSize;
                 Sent.Add((bytes, target.Endpoint));
-                Packets.Add(new SentPacket(bytes, target, segmentSize, batch[i].Segments, batch[i].FlowHash));
+                Packets.Add(new SentPacket(bytes, target, segmentSize, batch[i].Segments, batch[i].FlowHash, batch[i].Offload));
                 FarEnd?.Enqueue(target.UdpPort == 0
                     ? new ReceivedPacket(bytes)
                     : new ReceivedPacket(bytes) { Reception = Reception.UdpSocket, SegmentSize = segmentSize, Source = Address });
@@ -122,7 +125,7 @@ public sealed record ReceivedPacket(byte[] Bytes)
 }
 
 /// <summary>A packet as an underlay gets it; see <see cref="GatherPacket"/>.</summary>
-public sealed record SentPacket(byte[] Bytes, UnderlayTarget Target, int SegmentSize, int Segments, uint FlowHash)
+public sealed record SentPacket(byte[] Bytes, UnderlayTarget Target, int SegmentSize, int Segments, uint FlowHash, Offload Offload)
 {
     /// <summary>The datagrams that the kernel makes of it; itself where it is not cut.</summary>
     public IReadOnlyList<byte[]> Datagrams => SegmentSize == 0 ? [Bytes] : [.. Bytes.Chunk(SegmentSize)];

@@ -50,6 +50,7 @@ internal static class OffloadWords
         (Offloads.UdpSegment, "udp-segment"),
         (Offloads.UdpGro, "udp-gro"),
         (Offloads.GreSegment, "gre-segment"),
+        (Offloads.GreUdpSegment, "gre-udp-segment"),
     ];
 
     /// <summary>The word of one offload.</summary>

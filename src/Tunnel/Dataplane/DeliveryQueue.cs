@@ -24,7 +24,6 @@ internal sealed class DeliveryQueue
     private const int LargestPacket = ushort.MaxValue;
     private const int HeaderSlot = 128;
     private const int Buckets = 64;
-    private const byte Ack = 0x10;
     private const byte Push = 0x08;
     private const int TcpFlags = 13;
 
@@ -66,7 +65,7 @@ internal sealed class DeliveryQueue
 
         ReadOnlySpan<byte> bytes = packet.Span;
         int index = _packetCount++;
-        Shape shape = ShapeOf(bytes, offload);
+        SegmentShape shape = SegmentShape.Of(bytes, offload);
         int segments = isSegmentSizeKnown && shape.Payload > 0 ? shape.Segments : 1;
         _packets[index] = new Arrived { Packet = packet, Offload = offload, Sender = sender, Segments = segments, Next = -1 };
         shape = shape with { MayJoin = shape.MayJoin && isSegmentSizeKnown };
@@ -125,7 +124,7 @@ internal sealed class DeliveryQueue
     }
 
     // Addresses and ports, folded: flows that share a bucket only keep each other from being put together.
-    private static int BucketOf(ReadOnlySpan<byte> bytes, in Shape shape)
+    private static int BucketOf(ReadOnlySpan<byte> bytes, in SegmentShape shape)
     {
         uint ports = BinaryPrimitives.ReadUInt32LittleEndian(bytes[shape.TransportStart..]);
         int addressesEnd = shape.IsIpv4 ? Ipv4Header.Length : Ipv6Header.Length;
@@ -134,75 +133,14 @@ internal sealed class DeliveryQueue
         return (int)(((ports ^ addresses) * 0x9e37_79b1u) >> 26);
     }
 
-    private static Shape ShapeOf(ReadOnlySpan<byte> bytes, in Offload offload)
-    {
-        bool isIpv4 = bytes[0] >> 4 == 4;
-        int start = isIpv4 ? (bytes[0] & 0x0f) * 4 : Ipv6Header.Length;
-        byte protocol = isIpv4 ? bytes[9] : bytes[6];
-        bool isFragment = isIpv4 && (BinaryPrimitives.ReadUInt16BigEndian(bytes[6..]) & 0x3fff) != 0;
-        bool hasIpOptions = isIpv4 && start != Ipv4Header.Length;
-        bool isTcp = protocol == IpProtocol.Tcp;
-        int shortest = isTcp ? TcpView.MinHeaderLength : UdpView.HeaderLength;
-        if (isFragment || (!isTcp && protocol != IpProtocol.Udp) || bytes.Length < start + shortest)
-        {
-            return default;
-        }
-
-        int headerLength = start + (isTcp ? (bytes[start + 12] >> 4) * 4 : UdpView.HeaderLength);
-        int payload = bytes.Length - headerLength;
-        if (headerLength < start + shortest || payload < 0)
-        {
-            return default;
-        }
-
-        int segmentSize = offload.Gso == GsoType.None ? payload : offload.SegmentSize;
-        bool mayJoin = payload > 0 && segmentSize > 0 && !hasIpOptions && (isTcp
-            ? (bytes[start + TcpFlags] & ~Push) == Ack
-            : BinaryPrimitives.ReadUInt16BigEndian(bytes[(start + 4)..]) == UdpView.HeaderLength + payload &&
-              BinaryPrimitives.ReadUInt16BigEndian(bytes[(start + UdpView.ChecksumOffset)..]) != 0);
-        return new Shape(protocol, isIpv4, mayJoin, start, headerLength, payload, segmentSize);
-    }
-
-    // What must be equal in all packets of a super-packet.
-    private static bool IsSameFlow(ReadOnlySpan<byte> head, ReadOnlySpan<byte> next, in Shape shape)
-    {
-        int start = shape.TransportStart;
-        bool sameIp = shape.IsIpv4
-            ? head[1] == next[1] && head.Slice(6, 4).SequenceEqual(next.Slice(6, 4)) && head.Slice(12, 8).SequenceEqual(next.Slice(12, 8))
-            : head[..4].SequenceEqual(next[..4]) && head.Slice(6, 34).SequenceEqual(next.Slice(6, 34));
-        if (!sameIp || !head.Slice(start, 4).SequenceEqual(next.Slice(start, 4)))
-        {
-            return false;
-        }
-
-        // Acknowledgement number and data offset; window, then urgent pointer and options behind the checksum.
-        return shape.Protocol == IpProtocol.Udp ||
-            (head.Slice(start + 8, 5).SequenceEqual(next.Slice(start + 8, 5)) &&
-             head.Slice(start + 14, 2).SequenceEqual(next.Slice(start + 14, 2)) &&
-             head[(start + 18)..shape.HeaderLength].SequenceEqual(next[(start + 18)..shape.HeaderLength]));
-    }
-
-    private static bool IsChecksumRight(ReadOnlySpan<byte> bytes, in Offload offload, in Shape shape)
-    {
-        // The kernel has checked what it left unfinished, or it has never left this machine.
-        if (offload.NeedsChecksum)
-        {
-            return true;
-        }
-
-        ReadOnlySpan<byte> transport = bytes[shape.TransportStart..];
-        ReadOnlySpan<byte> addresses = shape.IsIpv4 ? bytes.Slice(12, 8) : bytes.Slice(8, 32);
-        return InternetChecksum.IsValid(transport, InternetChecksum.PseudoHeader(addresses, shape.Protocol, transport.Length));
-    }
-
-    private static uint SequenceOf(ReadOnlySpan<byte> bytes, in Shape shape) =>
+    private static uint SequenceOf(ReadOnlySpan<byte> bytes, in SegmentShape shape) =>
         BinaryPrimitives.ReadUInt32BigEndian(bytes[(shape.TransportStart + 4)..]);
 
     // Nothing follows a segment that its sender pushed, nor one shorter than those before it.
-    private static bool IsLast(ReadOnlySpan<byte> bytes, in Shape shape, int segmentSize) =>
+    private static bool IsLast(ReadOnlySpan<byte> bytes, in SegmentShape shape, int segmentSize) =>
         shape.Payload % segmentSize != 0 || (shape.Protocol == IpProtocol.Tcp && (bytes[shape.TransportStart + TcpFlags] & Push) != 0);
 
-    private void AddItem(int index, in Shape shape, ReadOnlySpan<byte> bytes, bool closed)
+    private void AddItem(int index, in SegmentShape shape, ReadOnlySpan<byte> bytes, bool closed)
     {
         bool offloaded = _offloads.Has(shape.Protocol == IpProtocol.Tcp ? Offloads.TunTcp : Offloads.TunUdp);
         _items[_itemCount++] = new Item
@@ -219,7 +157,7 @@ internal sealed class DeliveryQueue
     }
 
     // What can't join ends its flow's item, so that nothing behind it is delivered before it.
-    private bool TryJoin(ref Item item, int index, ReadOnlySpan<byte> bytes, in Shape shape)
+    private bool TryJoin(ref Item item, int index, ReadOnlySpan<byte> bytes, in SegmentShape shape)
     {
         if (item.IsClosed || item.Shape.IsIpv4 != shape.IsIpv4 || item.Shape.Protocol != shape.Protocol)
         {
@@ -234,9 +172,9 @@ internal sealed class DeliveryQueue
             item.Shape.HeaderLength == shape.HeaderLength &&
             (shape.SegmentSize == item.Shape.SegmentSize || (shape.IsSingle && shape.Payload < item.Shape.SegmentSize)) &&
             (shape.Protocol == IpProtocol.Udp || SequenceOf(bytes, shape) == item.NextSequence) &&
-            IsSameFlow(headBytes, bytes, shape) &&
-            (item.Count > 1 || IsChecksumRight(headBytes, head.Offload, item.Shape)) &&
-            IsChecksumRight(bytes, _packets[index].Offload, shape);
+            shape.IsSameFlow(headBytes, bytes) &&
+            (item.Count > 1 || item.Shape.IsChecksumRight(headBytes, head.Offload)) &&
+            shape.IsChecksumRight(bytes, _packets[index].Offload);
         if (!joins)
         {
             return false;
@@ -255,55 +193,18 @@ internal sealed class DeliveryQueue
     // A super-packet: a header of its own, so that the packets stay as they are, and their payloads.
     private void Gather(int itemIndex, ref Item item)
     {
-        Shape shape = item.Shape;
+        SegmentShape shape = item.Shape;
         Piece head = _packets[item.Head].Packet;
         int slot = itemIndex * HeaderSlot;
         Span<byte> header = _headers.Slice(slot, shape.HeaderLength);
         head.Span[..shape.HeaderLength].CopyTo(header);
-        WriteHeader(header, shape, item.Length, _packets[item.Tail].Packet.Span);
+        shape.WriteHeader(header, item.Length, _packets[item.Tail].Packet.Span);
 
-        GsoType gso = shape.Protocol == IpProtocol.Udp ? GsoType.UdpL4 : shape.IsIpv4 ? GsoType.TcpV4 : GsoType.TcpV6;
-        int checksumOffset = shape.Protocol == IpProtocol.Udp ? UdpView.ChecksumOffset : TcpView.ChecksumOffset;
-        Begin(itemIndex, new Piece(_headers, slot, shape.HeaderLength), new Offload(
-            gso,
-            (ushort)shape.SegmentSize,
-            (ushort)shape.HeaderLength,
-            NeedsChecksum: true,
-            (ushort)shape.TransportStart,
-            (ushort)checksumOffset));
+        Begin(itemIndex, new Piece(_headers, slot, shape.HeaderLength), shape.SuperPacketOffload);
         for (int i = item.Head; i >= 0; i = _packets[i].Next)
         {
             Piece packet = _packets[i].Packet;
             _writes.Append(new Piece(packet.Memory, packet.Offset + shape.HeaderLength, packet.Length - shape.HeaderLength));
-        }
-    }
-
-    private static void WriteHeader(Span<byte> header, in Shape shape, int length, ReadOnlySpan<byte> last)
-    {
-        if (shape.IsIpv4)
-        {
-            BinaryPrimitives.WriteUInt16BigEndian(header[Ipv4Header.TotalLengthOffset..], (ushort)length);
-            header.Slice(Ipv4Header.ChecksumOffset, 2).Clear();
-            BinaryPrimitives.WriteUInt16BigEndian(header[Ipv4Header.ChecksumOffset..], InternetChecksum.Compute(header[..Ipv4Header.Length]));
-        }
-        else
-        {
-            BinaryPrimitives.WriteUInt16BigEndian(header[Ipv6Header.PayloadLengthOffset..], (ushort)(length - Ipv6Header.Length));
-        }
-
-        Span<byte> transport = header[shape.TransportStart..];
-        int transportLength = length - shape.TransportStart;
-        ReadOnlySpan<byte> addresses = shape.IsIpv4 ? header.Slice(12, 8) : header.Slice(8, 32);
-        ushort pseudoHeader = InternetChecksum.PseudoHeader(addresses, shape.Protocol, transportLength);
-        if (shape.Protocol == IpProtocol.Udp)
-        {
-            BinaryPrimitives.WriteUInt16BigEndian(transport[4..], (ushort)transportLength);
-            BinaryPrimitives.WriteUInt16BigEndian(transport[UdpView.ChecksumOffset..], pseudoHeader);
-        }
-        else
-        {
-            transport[TcpFlags] |= (byte)(last[shape.TransportStart + TcpFlags] & Push);
-            BinaryPrimitives.WriteUInt16BigEndian(transport[TcpView.ChecksumOffset..], pseudoHeader);
         }
     }
 
@@ -426,17 +327,6 @@ internal sealed class DeliveryQueue
         public int Length;
         public uint NextSequence;
         public bool IsClosed;
-        public Shape Shape;
-    }
-
-    // What the rules look at first. The protocol is 0 where nothing can ever be put together.
-    private readonly record struct Shape(
-        byte Protocol, bool IsIpv4, bool MayJoin, int TransportStart, int HeaderLength, int Payload, int SegmentSize)
-    {
-        /// <summary>Whether it is one segment, and not several that the kernel has coalesced.</summary>
-        public bool IsSingle => Payload == SegmentSize;
-
-        /// <summary>How many segments it will be cut into; only where there is payload.</summary>
-        public int Segments => SegmentSize == 0 ? 1 : (Payload + SegmentSize - 1) / SegmentSize;
+        public SegmentShape Shape;
     }
 }

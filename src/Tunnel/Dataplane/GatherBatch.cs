@@ -43,10 +43,10 @@ public struct GatherPacket
     /// <summary>Bytes of each datagram but the last, where it is to be cut into UDP datagrams (UDP_SEGMENT); else 0.</summary>
     public int SegmentSize;
 
-    /// <summary>How many inner packets it carries.</summary>
+    /// <summary>How many inner packets it carries; 0 for a message between daemons.</summary>
     public int Segments;
 
-    /// <summary>A hash of the inner flow, for the UDP source port; 0 towards the TUN device and for plain GRE.</summary>
+    /// <summary>A hash of the inner flow; 0 towards the TUN device, and for plain GRE that goes through raw sockets.</summary>
     public uint FlowHash;
 
     /// <summary>What became of it; written by the device.</summary>

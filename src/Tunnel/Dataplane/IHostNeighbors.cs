@@ -10,7 +10,11 @@ namespace Tunnel.Dataplane;
 /// The IPv4 neighbour that packets go to: a gateway, or the destination itself. None where it can't be said: a gateway of the other
 /// family (RTA_VIA), or a route that encapsulates (RTA_ENCAP).
 /// </param>
-public sealed record HostNextHop(int LinkIndex, string LinkName, bool IsEthernet, InetAddress Address);
+/// <param name="CarriesUdpTunnels">
+/// Whether the device takes TCP super-packets inside GRE-in-UDP uncut, outer checksum included: both tx-udp_tnl-segmentation and
+/// tx-udp_tnl-csum-segmentation are on (ethtool(8)). False where it is no Ethernet device.
+/// </param>
+public sealed record HostNextHop(int LinkIndex, string LinkName, bool IsEthernet, InetAddress Address, bool CarriesUdpTunnels);
 
 /// <summary>An IPv4 neighbour as the kernel knows it at one moment (ip-neighbour(8)).</summary>
 /// <param name="LinkIndex">The device that it is reached by (ifindex).</param>
@@ -26,7 +30,7 @@ public sealed record HostNeighbor(int LinkIndex, InetAddress Address, ulong Link
 /// </summary>
 public interface IHostNeighbors : IDisposable
 {
-    /// <summary>Finds the next hops of many destinations: one request each, and one for each device.</summary>
+    /// <summary>Finds the next hops of many destinations: one request each, and two for each device.</summary>
     /// <param name="flows">IPv4 destinations, each with the source address to ask for.</param>
     /// <returns>One for each destination, in their order; null where the host has no unicast route there from that source.</returns>
     /// <exception cref="HostNetworkException">The exchange failed.</exception>
@@ -50,7 +54,7 @@ public interface IHostNeighbors : IDisposable
     Task<IReadOnlyList<HostNeighbor>?> ReadNeighborChangesAsync(CancellationToken cancellationToken);
 
     /// <summary>
-    /// Completes when IPv4 routes, addresses, policy rules or nexthop objects, or links, have changed since the last call completed (or since
+    /// Completes when IPv4 routes, addresses, policy rules or nexthop objects, or links and their features, have changed since the last call completed (or since
     /// the object was made). Several changes may be reported as one. One caller at a time.
     /// </summary>
     Task WaitForRouteChangeAsync(CancellationToken cancellationToken);

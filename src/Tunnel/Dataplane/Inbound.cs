@@ -26,6 +26,7 @@ public sealed class Inbound
 
     private readonly PacketBatch _packets = new(BatchSize);
     private readonly DeliveryQueue _deliveries;
+    private readonly AbilityAnswers _answers;
 
     // The sender found last: packets come in runs.
     private RoutingSnapshot? _lastRouting;
@@ -48,6 +49,7 @@ public sealed class Inbound
         _network = network;
         _worker = worker;
         _deliveries = new DeliveryQueue(tun, offloads, worker);
+        _answers = new AbilityAnswers(underlay);
     }
 
     /// <summary>Handles one batch.</summary>
@@ -165,7 +167,7 @@ public sealed class Inbound
                 AdmitIpv6(packet, gre, peer, routing);
                 break;
             case EtherType.Experimental:
-                CountDrop(peer, DropReason.ControlMessageUnknown);
+                AdmitMessage(packet, gre, peer);
                 break;
             default:
                 CountDrop(peer, DropReason.GreProtocolUnknown);
@@ -234,6 +236,33 @@ public sealed class Inbound
         }
     }
 
+    // A message of the peer's daemon, no packet.
+    private void AdmitMessage(in Arrival packet, in GreView gre, Peer peer)
+    {
+        if (!AbilitiesMessage.TryParse(gre.Payload, out AbilitiesMessage message))
+        {
+            CountDrop(peer, DropReason.ControlMessageUnknown);
+            return;
+        }
+
+        if (!Passes(gre, peer, CoalescingVerdict.Ordinary))
+        {
+            return;
+        }
+
+        peer.Counters[_worker].CountMessage();
+        if (message.IsQuestion)
+        {
+            // Where only packet sockets tell the boundaries of datagrams, what came by one is answered for all.
+            bool keepsBoundaries = packet.IsCoalescingKnown && peer.Target.UdpPort == 0;
+            _answers.Tell(peer, Abilities.TcpSuperPackets | (keepsBoundaries ? Abilities.UdpSuperPackets : Abilities.None));
+        }
+        else
+        {
+            peer.Target.Abilities.Hear(message.Abilities, Environment.TickCount64);
+        }
+    }
+
     // What the kernel has said beside the packet.
     private static CoalescingVerdict Known(in Arrival packet, in GreView gre, out Offload offload)
     {
@@ -267,7 +296,14 @@ public sealed class Inbound
             return Refuse(peer, DropReason.SequenceOld);
         }
 
-        return verdict != CoalescingVerdict.CoalescedUdp || Refuse(peer, DropReason.CoalescedUdp);
+        if (verdict == CoalescingVerdict.CoalescedUdp)
+        {
+            // It may believe that they can be received, if they were a moment ago.
+            _answers.Tell(peer, Abilities.TcpSuperPackets);
+            return Refuse(peer, DropReason.CoalescedUdp);
+        }
+
+        return true;
     }
 
     // 5: 0.0.0.0 is nobody's address, and marks what we ourselves write to the device to be encapsulated (docs/decisions/0017).

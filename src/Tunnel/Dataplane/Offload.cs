@@ -26,10 +26,14 @@ public enum GsoType : byte
 /// <param name="NeedsChecksum">Whether the transport checksum field holds only the sum of the pseudo-header and must be finished.</param>
 /// <param name="ChecksumStart">Where the transport header begins, in bytes from the start of the inner packet.</param>
 /// <param name="ChecksumOffset">Where the checksum field lies, in bytes from <paramref name="ChecksumStart"/>: 16 in TCP, 6 in UDP.</param>
+/// <param name="OuterTransport">Where the UDP header begins, in bytes, in which a super-packet is encapsulated over IPv4; 0 where in none. On write only.</param>
+/// <param name="InnerNetwork">Where the inner IP header then begins, in bytes.</param>
 public readonly record struct Offload(
     GsoType Gso,
     ushort SegmentSize,
     ushort HeaderLength,
     bool NeedsChecksum,
     ushort ChecksumStart,
-    ushort ChecksumOffset);
+    ushort ChecksumOffset,
+    ushort OuterTransport = 0,
+    ushort InnerNetwork = 0);

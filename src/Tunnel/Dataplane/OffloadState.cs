@@ -21,6 +21,9 @@ public enum Offloads
 
     /// <summary>TCP and UDP super-packets inside plain GRE over IPv4 are cut by the kernel, or by the device.</summary>
     GreSegment = 16,
+
+    /// <summary>TCP super-packets inside GRE-in-UDP over IPv4 are cut by the device (Linux 6.17).</summary>
+    GreUdpSegment = 32,
 }
 
 /// <summary>

@@ -99,7 +99,7 @@ public sealed class Outbound
             return;
         }
 
-        if (!TrySend(index, packet.Packet, EtherType.Ipv4, peer, peer.Target.UdpPort == 0 ? 0 : FlowHash.Of(packet)))
+        if (!TrySend(index, packet.Packet, EtherType.Ipv4, peer, IsFlowLookedAt(peer) ? FlowHash.Of(packet) : 0))
         {
             _answers.Answer(packet, OwnAddress(routing.Ipv4Address, peer), peer.Gmtu);
         }
@@ -120,7 +120,7 @@ public sealed class Outbound
             return;
         }
 
-        if (!TrySend(index, packet.Packet, EtherType.Ipv6, peer, peer.Target.UdpPort == 0 ? 0 : FlowHash.Of(packet)))
+        if (!TrySend(index, packet.Packet, EtherType.Ipv6, peer, IsFlowLookedAt(peer) ? FlowHash.Of(packet) : 0))
         {
             _answers.Answer(packet, OwnAddress(routing.Ipv6Address, peer), peer.Gmtu);
         }
@@ -156,6 +156,9 @@ public sealed class Outbound
         return found;
     }
 
+    // Of UDP the source port tells flows apart; of plain GRE those whose super-packets the kernel cuts stay together.
+    private static bool IsFlowLookedAt(Peer peer) => peer.Target.UdpPort != 0 || peer.Target.Neighbor is not null;
+
     // 4: errors come from an overlay address of ours, or at least from this host.
     private static InetAddress OwnAddress(InetAddress overlay, Peer peer) => overlay.IsNone ? peer.Settings.Local : overlay;
 
@@ -173,6 +176,11 @@ public sealed class Outbound
         {
             peer.Counters[_worker].CountDrop(DropReason.ExceedsGmtu);
             return false;
+        }
+
+        if (_sends.TryAddDatagram(piece, packet.Offload, peer, flowHash))
+        {
+            return true;
         }
 
         if (packet.Offload.NeedsChecksum && !UnfinishedChecksum.TryFinish(piece.Span, packet.Offload))

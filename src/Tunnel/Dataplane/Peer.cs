@@ -10,6 +10,7 @@ namespace Tunnel.Dataplane;
 public sealed class Peer
 {
     private readonly byte[] _template;
+    private readonly byte[] _udpTemplate = [];
     private readonly ushort _ipv4TemplateSum;
     private readonly int _greOffset;
     private readonly int _sequenceOffset;
@@ -31,7 +32,13 @@ public sealed class Peer
         _template = new byte[_greOffset + gre.Length];
         if (Target.UdpPort == 0)
         {
-            _ipv4TemplateSum = WriteOuterIpHeader(settings, _template);
+            _ipv4TemplateSum = WriteOuterIpHeader(settings, IpProtocol.Gre, _template);
+        }
+        else if (settings.Endpoint.IsIpv4)
+        {
+            _udpTemplate = new byte[Ipv4Header.Length + UdpView.HeaderLength];
+            _ipv4TemplateSum = WriteOuterIpHeader(settings, IpProtocol.Udp, _udpTemplate);
+            BinaryPrimitives.WriteUInt16BigEndian(_udpTemplate.AsSpan(Ipv4Header.Length + UdpView.DestinationPortOffset), Target.UdpPort);
         }
 
         gre.Write(_template.AsSpan(_greOffset));
@@ -52,6 +59,9 @@ public sealed class Peer
 
     /// <summary>Bytes that encapsulation puts before an inner packet: outer IP and GRE header; only the GRE header where the kernel puts UDP and IP before it.</summary>
     public int Overhead => _template.Length;
+
+    /// <summary>The same before a super-packet that the kernel cuts: there it puts nothing before the GRE header.</summary>
+    public int UncutOverhead => _udpTemplate.Length + _template.Length;
 
     /// <summary>
     /// The largest inner packet that may be sent to it, in bytes: the path's GMTU, but never more than the outer header's 16-bit length
@@ -85,10 +95,7 @@ public sealed class Peer
         _template.CopyTo(headers);
         if (_greOffset == Ipv4Header.Length)
         {
-            int length = Overhead + innerLength;
-            BinaryPrimitives.WriteUInt16BigEndian(headers[Ipv4Header.TotalLengthOffset..], (ushort)length);
-            ushort checksum = (ushort)~InternetChecksum.Fold((ulong)_ipv4TemplateSum + (ushort)length);
-            BinaryPrimitives.WriteUInt16BigEndian(headers[Ipv4Header.ChecksumOffset..], checksum);
+            WriteIpv4Length(headers, Overhead + innerLength);
         }
         else if (_greOffset == Ipv6Header.Length)
         {
@@ -109,6 +116,35 @@ public sealed class Peer
         }
     }
 
+    /// <summary>
+    /// The same before a super-packet over IPv4 that the kernel cuts. In UDP, the source port is left 0, and the checksum field holds the
+    /// sum of the pseudo-header, as the kernel expects it of what it is to cut.
+    /// </summary>
+    /// <param name="headers"><see cref="UncutOverhead"/> bytes.</param>
+    /// <param name="innerLength">The inner packet's length in bytes; with the headers at most 65,535.</param>
+    /// <param name="protocolType">What the inner packet is: <see cref="EtherType"/>.</param>
+    public void WriteUncutHeaders(Span<byte> headers, int innerLength, ushort protocolType)
+    {
+        WriteOuterHeaders(headers[_udpTemplate.Length..], innerLength, protocolType, innerSum: 0);
+        if (_udpTemplate.Length != 0)
+        {
+            int udpLength = UncutOverhead - Ipv4Header.Length + innerLength;
+            _udpTemplate.CopyTo(headers);
+            WriteIpv4Length(headers, Ipv4Header.Length + udpLength);
+            Span<byte> udp = headers[Ipv4Header.Length..];
+            BinaryPrimitives.WriteUInt16BigEndian(udp[UdpView.LengthOffset..], (ushort)udpLength);
+            ushort pseudoHeader = InternetChecksum.PseudoHeader(headers[12..Ipv4Header.Length], IpProtocol.Udp, udpLength);
+            BinaryPrimitives.WriteUInt16BigEndian(udp[UdpView.ChecksumOffset..], pseudoHeader);
+        }
+    }
+
+    private void WriteIpv4Length(Span<byte> header, int length)
+    {
+        BinaryPrimitives.WriteUInt16BigEndian(header[Ipv4Header.TotalLengthOffset..], (ushort)length);
+        ushort checksum = (ushort)~InternetChecksum.Fold((ulong)_ipv4TemplateSum + (ushort)length);
+        BinaryPrimitives.WriteUInt16BigEndian(header[Ipv4Header.ChecksumOffset..], checksum);
+    }
+
     // The IPv4 total length counts the IP header, the IPv6 payload length does not; the UDP length is bounded by both.
     private int LargestInner(bool isIpv4)
     {
@@ -118,15 +154,15 @@ public sealed class Peer
     }
 
     // The sum of an IPv4 header whose total length and checksum are 0, which each packet's checksum begins with.
-    private static ushort WriteOuterIpHeader(PeerSettings settings, Span<byte> header)
+    private static ushort WriteOuterIpHeader(PeerSettings settings, byte protocol, Span<byte> header)
     {
         if (!settings.Endpoint.IsIpv4)
         {
-            new Ipv6Header(settings.Local, settings.Endpoint, IpProtocol.Gre, PayloadLength: 0).Write(header);
+            new Ipv6Header(settings.Local, settings.Endpoint, protocol, PayloadLength: 0).Write(header);
             return 0;
         }
 
-        new Ipv4Header(settings.Local, settings.Endpoint, IpProtocol.Gre, PayloadLength: 0).Write(header);
+        new Ipv4Header(settings.Local, settings.Endpoint, protocol, PayloadLength: 0).Write(header);
         header.Slice(Ipv4Header.TotalLengthOffset, 2).Clear();
         header.Slice(Ipv4Header.ChecksumOffset, 2).Clear();
         return InternetChecksum.Sum(header[..Ipv4Header.Length]);

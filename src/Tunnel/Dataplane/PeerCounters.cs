@@ -15,6 +15,7 @@ public sealed class PeerCounters
     private long _receivedPackets;
     private long _receivedBytes;
     private long _lastReceived;
+    private long _receivedMessages;
 
     /// <summary>Inner packets that the underlay took.</summary>
     public long SentPackets => Volatile.Read(ref _sentPackets);
@@ -27,6 +28,9 @@ public sealed class PeerCounters
 
     /// <summary>Inner bytes that the TUN device took.</summary>
     public long ReceivedBytes => Volatile.Read(ref _receivedBytes);
+
+    /// <summary>Messages of the peer's daemon that were understood; they are neither packets nor drops.</summary>
+    public long ReceivedMessages => Volatile.Read(ref _receivedMessages);
 
     /// <summary>When the last packet was delivered, in milliseconds of <see cref="Environment.TickCount64"/>; 0 for never.</summary>
     public long LastReceived => Volatile.Read(ref _lastReceived);
@@ -63,6 +67,9 @@ public sealed class PeerCounters
         Volatile.Write(ref _receivedBytes, _receivedBytes + bytes);
         Volatile.Write(ref _lastReceived, now);
     }
+
+    /// <summary>Counts a message understood.</summary>
+    public void CountMessage() => Volatile.Write(ref _receivedMessages, _receivedMessages + 1);
 
     /// <summary>Counts a packet discarded.</summary>
     public void CountDrop(DropReason reason) => CountDrops(reason, 1);

@@ -1,3 +1,5 @@
+using Tunnel.Wire;
+
 namespace Tunnel.Dataplane;
 
 /// <summary>
@@ -8,6 +10,7 @@ namespace Tunnel.Dataplane;
 internal sealed class SendQueue
 {
     private const int MaxPackets = 128;
+    private const int WorthAsking = 16;
     private const int MaxPieces = 1024;
     private const int HeaderSlot = PacketBatch.Headroom + Segmentation.MaxHeader;
     private const int HeaderSlots = MaxPieces / 2;
@@ -23,7 +26,12 @@ internal sealed class SendQueue
     private readonly Peer[] _receivers = new Peer[MaxPackets];
     private readonly int[] _repeated = new int[MaxPackets];
     private readonly PinnedPacketMemory _headers = new(HeaderSlots * HeaderSlot);
+    private readonly DatagramRun _run = new();
     private int _headersUsed;
+    private uint _runHash;
+
+    // Datagrams of the batch that would have left together if the peer were known to take it.
+    private int _missed;
 
     // Whether the packet added last may be followed by a datagram in the same call, and how long each may be.
     private bool _isOpen;
@@ -36,12 +44,61 @@ internal sealed class SendQueue
         _worker = worker;
     }
 
+    /// <summary>
+    /// Adds a datagram that may leave together with others. Only for plain GRE, whose super-packets the kernel cuts; where these are too few,
+    /// they leave one by one. Its checksum need not be finished.
+    /// </summary>
+    /// <param name="packet">The inner packet, with free headroom before it.</param>
+    /// <param name="offload">What the TUN device said of it.</param>
+    /// <param name="peer">Who gets it.</param>
+    /// <param name="flowHash">The hash of its flow.</param>
+    /// <returns>False where it is none of these: the caller finishes it and adds it as a packet.</returns>
+    public bool TryAddDatagram(in Piece packet, in Offload offload, Peer peer, uint flowHash)
+    {
+        if (peer.Target.UdpPort != 0 || !_offloads.Has(Offloads.GreSegment) || peer.Settings.UsesChecksum || peer.Settings.UsesSequence)
+        {
+            return false;
+        }
+
+        if (!peer.Target.Abilities.Has(Abilities.UdpSuperPackets, Environment.TickCount64))
+        {
+            // Where they come singly there is nothing to gain.
+            if (++_missed == WorthAsking && _underlay.Cuts(peer.Target))
+            {
+                Ask(peer);
+            }
+
+            return false;
+        }
+
+        SegmentShape shape = DatagramRun.ShapeOf(packet.Span, offload);
+        if (shape.Protocol == 0)
+        {
+            return false;
+        }
+
+        if (!_run.TryAdd(packet, offload, shape, peer))
+        {
+            EndRun();
+            _run.TryAdd(packet, offload, shape, peer);
+        }
+
+        _runHash = flowHash;
+        return true;
+    }
+
     /// <summary>Adds a packet with free headroom before it.</summary>
     /// <param name="packet">The inner packet, complete.</param>
     /// <param name="protocolType">Its EtherType.</param>
     /// <param name="peer">Who gets it.</param>
-    /// <param name="flowHash">The hash of its flow; looked at for GRE-in-UDP only.</param>
+    /// <param name="flowHash">The hash of its flow.</param>
     public void Add(in Piece packet, ushort protocolType, Peer peer, uint flowHash)
+    {
+        EndRun();
+        AddWhole(packet, protocolType, peer, flowHash);
+    }
+
+    private void AddWhole(in Piece packet, ushort protocolType, Peer peer, uint flowHash)
     {
         MakeRoom(pieces: 1);
         int start = packet.Offset - peer.Overhead;
@@ -60,13 +117,13 @@ internal sealed class SendQueue
     /// <param name="offload">What the TUN device said of it.</param>
     /// <param name="protocolType">Its EtherType.</param>
     /// <param name="peer">Who gets it.</param>
-    /// <param name="flowHash">The hash of its flow; looked at for GRE-in-UDP only.</param>
+    /// <param name="flowHash">The hash of its flow.</param>
     public void Add(in Segmentation segmentation, in Piece packet, in Offload offload, ushort protocolType, Peer peer, uint flowHash)
     {
-        if (_underlay.Cuts(peer.Target) && !peer.Settings.UsesChecksum && !peer.Settings.UsesSequence &&
-            packet.Length + peer.Overhead <= ushort.MaxValue)
+        EndRun();
+        if (IsCutByKernel(packet, offload, peer))
         {
-            AddUncut(segmentation, packet, offload, protocolType, peer);
+            AddUncut(segmentation, packet, offload, protocolType, peer, flowHash);
             return;
         }
 
@@ -78,7 +135,7 @@ internal sealed class SendQueue
             Span<byte> headers = _headers.Slice(slot, headerLength);
             Span<byte> inner = headers[peer.Overhead..];
             (int offset, int length) = segmentation.WriteHeaders(i, inner, out ushort payloadSum);
-            ushort innerSum = peer.Settings.UsesChecksum ? Wire.InternetChecksum.Sum(inner, payloadSum) : (ushort)0;
+            ushort innerSum = peer.Settings.UsesChecksum ? InternetChecksum.Sum(inner, payloadSum) : (ushort)0;
             peer.WriteOuterHeaders(headers[..peer.Overhead], segmentation.HeaderLength + length, protocolType, innerSum);
 
             var header = new Piece(_headers, slot, headerLength);
@@ -91,23 +148,121 @@ internal sealed class SendQueue
         }
     }
 
+    // GRE checksums and sequence numbers differ from segment to segment. Where a UDP socket receives a super-packet of datagrams whole, it
+    // takes their size for that of outer datagrams.
+    private bool IsCutByKernel(in Piece packet, in Offload offload, Peer peer)
+    {
+        bool isUdp = offload.Gso == GsoType.UdpL4;
+        return _underlay.Cuts(peer.Target) && !peer.Settings.UsesChecksum && !peer.Settings.UsesSequence &&
+            (!isUdp || peer.Target.UdpPort == 0) && packet.Length + peer.UncutOverhead <= ushort.MaxValue &&
+            Takes(peer, isUdp ? Abilities.UdpSuperPackets : Abilities.TcpSuperPackets);
+    }
+
+    // Virtual links carry super-packets uncut, and not every receiver can take them.
+    private bool Takes(Peer peer, Abilities ability)
+    {
+        Ask(peer);
+        return peer.Target.Abilities.Has(ability, Environment.TickCount64);
+    }
+
+    private void Ask(Peer peer)
+    {
+        if (!peer.Target.Abilities.TryAsk(Environment.TickCount64))
+        {
+            return;
+        }
+
+        MakeRoom(pieces: 1);
+        int slot = _headersUsed++ * HeaderSlot;
+        int length = peer.Overhead + AbilitiesMessage.Length;
+        Span<byte> packet = _headers.Slice(slot, length);
+        new AbilitiesMessage(Abilities.None, IsQuestion: true).Write(packet[peer.Overhead..]);
+        peer.WriteOuterHeaders(packet, EtherType.Experimental);
+        int index = _sends.Add(new Piece(_headers, slot, length), target: peer.Target);
+        _sends[index].Segments = 0;
+        _receivers[index] = peer;
+        _isOpen = false;
+    }
+
     // The kernel cuts it. The inner packet's own headers are written again in every segment.
-    private void AddUncut(in Segmentation segmentation, in Piece packet, in Offload offload, ushort protocolType, Peer peer)
+    private void AddUncut(
+        in Segmentation segmentation, in Piece packet, in Offload offload, ushort protocolType, Peer peer, uint flowHash)
     {
         MakeRoom(pieces: 2);
         int slot = _headersUsed++ * HeaderSlot;
-        peer.WriteOuterHeaders(_headers.Slice(slot, peer.Overhead), packet.Length, protocolType, innerSum: 0);
+        peer.WriteUncutHeaders(_headers.Slice(slot, peer.UncutOverhead), packet.Length, protocolType);
         int index = _sends.Add(
-            new Piece(_headers, slot, peer.Overhead), offload with { HeaderLength = (ushort)segmentation.HeaderLength }, peer.Target);
+            new Piece(_headers, slot, peer.UncutOverhead), offload with { HeaderLength = (ushort)segmentation.HeaderLength }, peer.Target);
         _sends.Append(packet);
         _sends[index].Segments = segmentation.Count;
+        _sends[index].FlowHash = flowHash;
         _receivers[index] = peer;
         _repeated[index] = (segmentation.Count - 1) * segmentation.HeaderLength;
         _isOpen = false;
     }
 
+    // Datagrams leave together where they are larger together than any packet by itself: a receiver that can't tell their boundaries any more, because
+    // it has just changed to a raw socket, never takes them for one datagram. Fewer gain little.
+    private void EndRun()
+    {
+        if (_run.Count == 0)
+        {
+            return;
+        }
+
+        if (_run.Count > 1 && _run.Length > _run.Peer.Gmtu && _underlay.Cuts(_run.Peer.Target))
+        {
+            Ask(_run.Peer);
+            AddTogether();
+        }
+        else
+        {
+            for (int i = 0; i < _run.Count; i++)
+            {
+                _run.FinishChecksum(i);
+                AddWhole(_run[i], _run.ProtocolType, _run.Peer, _runHash);
+            }
+        }
+
+        _run.Clear();
+    }
+
+    // The headers are written anew, so that the datagrams stay as they are, and their payloads gathered. The kernel cuts it.
+    private void AddTogether()
+    {
+        Peer peer = _run.Peer;
+        SegmentShape shape = _run.Shape;
+        MakeRoom(pieces: _run.Count + 2);
+        int slot = _headersUsed++ * HeaderSlot;
+        peer.WriteOuterHeaders(_headers.Slice(slot, peer.Overhead), _run.Length, _run.ProtocolType, innerSum: 0);
+        Span<byte> inner = _headers.Slice(slot + peer.Overhead, shape.HeaderLength);
+        _run[0].Span[..shape.HeaderLength].CopyTo(inner);
+        shape.WriteHeader(inner, _run.Length, _run[_run.Count - 1].Span);
+
+        int index = _sends.Add(new Piece(_headers, slot, peer.Overhead), shape.SuperPacketOffload, peer.Target);
+        _sends.Append(new Piece(_headers, slot + peer.Overhead, shape.HeaderLength));
+        for (int i = 0; i < _run.Count; i++)
+        {
+            Piece datagram = _run[i];
+            _sends.Append(new Piece(datagram.Memory, datagram.Offset + shape.HeaderLength, datagram.Length - shape.HeaderLength));
+        }
+
+        _sends[index].Segments = _run.Count;
+        _sends[index].FlowHash = _runHash;
+        _receivers[index] = peer;
+        _repeated[index] = (_run.Count - 1) * shape.HeaderLength;
+        _isOpen = false;
+    }
+
     /// <summary>Sends what was added and counts what became of it.</summary>
     public void Flush()
+    {
+        EndRun();
+        SendAll();
+        _missed = 0;
+    }
+
+    private void SendAll()
     {
         if (_sends.Count == 0)
         {
@@ -120,10 +275,16 @@ internal sealed class SendQueue
             Peer peer = _receivers[i];
             PeerCounters counters = peer.Counters[_worker];
             ref GatherPacket sent = ref _sends[i];
+            if (sent.Segments == 0)
+            {
+                // A question of our own.
+                continue;
+            }
+
             if (sent.Result == TransmitResult.Sent)
             {
                 bool isUncut = sent.Offload.Gso != GsoType.None;
-                int outer = isUncut ? peer.Overhead - _repeated[i] : sent.Segments * peer.Overhead;
+                int outer = isUncut ? peer.UncutOverhead - _repeated[i] : sent.Segments * peer.Overhead;
                 counters.CountSent(sent.Segments, sent.Length - outer);
             }
             else
@@ -150,7 +311,7 @@ internal sealed class SendQueue
     {
         if (_sends.Count == MaxPackets || _sends.PieceCount + pieces > MaxPieces || _headersUsed == HeaderSlots)
         {
-            Flush();
+            SendAll();
         }
     }
 

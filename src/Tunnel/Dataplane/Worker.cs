@@ -59,9 +59,19 @@ public sealed class Worker : IDisposable
             _prepare?.Invoke();
             while (!_readiness.Wait().HasFlag(Ready.Stopped))
             {
-                // Both ways in turn, whichever woke the thread: an answer is often there by the time the question is written.
-                while (!_stopping && _inbound.Run() + _outbound.Run() > 0)
+                // Both ways in turn, whichever woke the thread: an answer is often there by the time the question is written. Where the TUN
+                // queue was empty and nothing has been received since, another look would be a system call for nothing.
+                bool mayHaveAnswer = true;
+                while (!_stopping)
                 {
+                    int received = _inbound.Run();
+                    int sent = mayHaveAnswer || received > 0 ? _outbound.Run() : 0;
+                    if (received + sent == 0)
+                    {
+                        break;
+                    }
+
+                    mayHaveAnswer = sent > 0;
                 }
             }
 

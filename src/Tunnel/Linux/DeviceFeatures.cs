@@ -29,13 +29,23 @@ internal sealed unsafe class DeviceFeatures : IDisposable
     /// <summary>Whether any of the named features is on. A device that has gone, or tells nothing, has none.</summary>
     /// <param name="device">The device's name.</param>
     /// <param name="features">Names as in `ethtool -k`'s long list (rx-udp-gro-forwarding).</param>
-    public bool HasAny(string device, ReadOnlySpan<string> features)
+    public bool HasAny(string device, ReadOnlySpan<string> features) => CountActive(device, features) > 0;
+
+    /// <summary>Whether all of the named features are on. A device that has gone, or tells nothing, has none.</summary>
+    /// <param name="device">The device's name.</param>
+    /// <param name="features">Names as in `ethtool -k`'s long list.</param>
+    public bool HasAll(string device, ReadOnlySpan<string> features) => CountActive(device, features) == features.Length;
+
+    /// <inheritdoc/>
+    public void Dispose() => _ = close(_socket);
+
+    private int CountActive(string device, ReadOnlySpan<string> features)
     {
         // The kernel's table of names is the same for every device.
         _names ??= ReadNames(device);
         if (_names is null)
         {
-            return false;
+            return 0;
         }
 
         int blocks = (_names.Length + 31) / 32;
@@ -44,27 +54,22 @@ internal sealed unsafe class DeviceFeatures : IDisposable
         MemoryMarshal.Write(request.AsSpan(4), (uint)blocks);
         if (!Ask(device, request))
         {
-            return false;
+            return 0;
         }
 
+        int count = 0;
         foreach (string feature in features)
         {
             int index = Array.IndexOf(_names, feature);
             if (index >= 0)
             {
                 uint active = MemoryMarshal.Read<uint>(request.AsSpan(FeaturesHeader + (index / 32 * FeatureBlock) + ActiveOffset));
-                if ((active >> (index % 32) & 1) != 0)
-                {
-                    return true;
-                }
+                count += (int)(active >> (index % 32) & 1);
             }
         }
 
-        return false;
+        return count;
     }
-
-    /// <inheritdoc/>
-    public void Dispose() => _ = close(_socket);
 
     private string[]? ReadNames(string device)
     {

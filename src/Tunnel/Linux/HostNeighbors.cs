@@ -14,9 +14,13 @@ internal sealed class HostNeighbors : IHostNeighbors
     // More than that at once, and a new list is cheaper.
     private const int MaxChanges = 4096;
 
+    // What a device must have to take TCP super-packets inside GRE-in-UDP, with an outer checksum, as they are.
+    private static readonly string[] UdpTunnelFeatures = ["tx-udp_tnl-segmentation", "tx-udp_tnl-csum-segmentation"];
+
     private readonly Lock _gate = new();
     private readonly Lock _changesGate = new();
     private readonly NetlinkSocket _requests = new();
+    private readonly DeviceFeatures _features = new();
     private readonly NetlinkMonitor _neighbors;
     private readonly NetlinkMonitor _routes;
     private List<HostNeighbor> _changes = [];
@@ -37,6 +41,7 @@ internal sealed class HostNeighbors : IHostNeighbors
         {
             neighbors?.Dispose();
             _requests.Dispose();
+            _features.Dispose();
             throw;
         }
 
@@ -48,7 +53,7 @@ internal sealed class HostNeighbors : IHostNeighbors
     /// <inheritdoc/>
     public IReadOnlyList<HostNextHop?> GetNextHops(IReadOnlyList<(InetAddress Destination, InetAddress Source)> flows)
     {
-        var links = new Dictionary<int, (string Name, bool IsEthernet)?>();
+        var links = new Dictionary<int, LinkKind?>();
         var hops = new HostNextHop?[flows.Count];
         for (int i = 0; i < hops.Length; i++)
         {
@@ -117,11 +122,12 @@ internal sealed class HostNeighbors : IHostNeighbors
         lock (_gate)
         {
             _requests.Dispose();
+            _features.Dispose();
         }
     }
 
     // The route for one packet (RTM_GETROUTE without NLM_F_DUMP); of several next hops the kernel names one.
-    private HostNextHop? GetNextHop(InetAddress destination, InetAddress source, Dictionary<int, (string Name, bool IsEthernet)?> links)
+    private HostNextHop? GetNextHop(InetAddress destination, InetAddress source, Dictionary<int, LinkKind?> links)
     {
         var request = NetlinkRequest.Begin(
             stackalloc byte[NetlinkRequest.MaxLength],
@@ -150,17 +156,17 @@ internal sealed class HostNeighbors : IHostNeighbors
         }
 
         int link = route.Route.LinkIndex;
-        if (!links.TryGetValue(link, out (string Name, bool IsEthernet)? kind))
+        if (!links.TryGetValue(link, out LinkKind? kind))
         {
             kind = GetLink(link);
             links.Add(link, kind);
         }
 
         InetAddress hop = route.NeedsMore ? InetAddress.None : route.Gateway.IsNone ? destination : route.Gateway;
-        return kind is (string name, bool isEthernet) ? new HostNextHop(link, name, isEthernet, hop) : null;
+        return kind is LinkKind known ? new HostNextHop(link, known.Name, known.IsEthernet, hop, known.CarriesUdpTunnels) : null;
     }
 
-    private (string Name, bool IsEthernet)? GetLink(int index)
+    private LinkKind? GetLink(int index)
     {
         if (index <= 0)
         {
@@ -170,15 +176,23 @@ internal sealed class HostNeighbors : IHostNeighbors
         var request = NetlinkRequest.Begin(
             stackalloc byte[NetlinkRequest.MaxLength], RTM_GETLINK, NLM_F_ACK, new ifinfomsg { ifi_index = index });
         request.Add(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS);
-        (string, bool)? link = null;
+        LinkKind? link = null;
         Exchange(request.Finish(), reply =>
         {
             if (NetlinkRecords.TryParseLinkKind(reply.Payload, out string name, out bool isEthernet))
             {
-                link = (name, isEthernet);
+                link = new LinkKind(name, isEthernet, false);
             }
         });
-        return link;
+        if (link is not { IsEthernet: true } ethernet)
+        {
+            return link;
+        }
+
+        lock (_gate)
+        {
+            return ethernet with { CarriesUdpTunnels = _features.HasAll(ethernet.Name, UdpTunnelFeatures) };
+        }
     }
 
     private void Remember(NetlinkMessage message)
@@ -217,4 +231,6 @@ internal sealed class HostNeighbors : IHostNeighbors
             return _requests.Exchange(request, onReply);
         }
     }
+
+    private readonly record struct LinkKind(string Name, bool IsEthernet, bool CarriesUdpTunnels);
 }

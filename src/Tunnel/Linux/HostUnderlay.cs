@@ -283,7 +283,7 @@ internal sealed class HostUnderlay : IUnderlayPaths, IUnderlayReception, IDispos
 
                 if ((isIpv6 ? _workers[worker].Udp6 : _workers[worker].Udp4) is UdpReceiver receiver)
                 {
-                    return new UdpSender(isIpv6, receiver, offloads);
+                    return new UdpSender(isIpv6, receiver, _settings.UdpPort, offloads);
                 }
             }
         }

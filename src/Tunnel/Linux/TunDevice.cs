@@ -20,7 +20,7 @@ internal sealed unsafe class TunDevice : ITunDevice
 
     private readonly FileDescriptor _descriptor;
     private readonly int _fd;
-    private readonly PinnedArray<virtio_net_hdr> _header = new(1);
+    private readonly PinnedArray<virtio_net_hdr_v1_hash_tunnel> _header = new(1);
     private readonly PinnedArray<iovec> _pieces = new(Uapi.UIO_MAXIOV);
 
     /// <summary>Opens a device with one queue.</summary>
@@ -37,7 +37,7 @@ internal sealed unsafe class TunDevice : ITunDevice
         _descriptor = descriptor;
         _fd = _descriptor.Number;
         _pieces.Address[0].iov_base = _header.Address;
-        _pieces.Address[0].iov_len = sizeof(virtio_net_hdr);
+        _pieces.Address[0].iov_len = sizeof(virtio_net_hdr_v1_hash_tunnel);
     }
 
     /// <inheritdoc/>
@@ -77,13 +77,17 @@ internal sealed unsafe class TunDevice : ITunDevice
     /// Asks the kernel to hand over super-packets and unfinished checksums (TUNSETOFFLOAD), as much of it as this kernel knows. Once for
     /// all queues of the device.
     /// </summary>
-    /// <returns>What the kernel agreed to.</returns>
+    /// <returns>What the kernel agreed to; <see cref="Offloads.GreUdpSegment"/> where it takes super-packets inside UDP tunnels.</returns>
     public Offloads EnableOffloads()
     {
         const int Tcp = Uapi.TUN_F_CSUM | Uapi.TUN_F_TSO4 | Uapi.TUN_F_TSO6;
-        if (!Sys.Ioctl(_fd, Uapi.TUNSETOFFLOAD, Tcp | Uapi.TUN_F_USO4 | Uapi.TUN_F_USO6).IsError)
+        const int Udp = Uapi.TUN_F_USO4 | Uapi.TUN_F_USO6;
+
+        // Asked for only to learn whether this kernel knows them; nobody here could cut those that would be read.
+        bool takesTunnels = !Sys.Ioctl(_fd, Uapi.TUNSETOFFLOAD, Tcp | Udp | Uapi.TUN_F_UDP_TUNNEL_GSO | Uapi.TUN_F_UDP_TUNNEL_GSO_CSUM).IsError;
+        if (!Sys.Ioctl(_fd, Uapi.TUNSETOFFLOAD, Tcp | Udp).IsError)
         {
-            return Offloads.TunTcp | Offloads.TunUdp;
+            return Offloads.TunTcp | Offloads.TunUdp | (takesTunnels ? Offloads.GreUdpSegment : Offloads.None);
         }
 
         return Sys.Ioctl(_fd, Uapi.TUNSETOFFLOAD, Tcp).IsError ? Offloads.None : Offloads.TunTcp;
@@ -92,7 +96,7 @@ internal sealed unsafe class TunDevice : ITunDevice
     /// <inheritdoc/>
     public int Read(PacketBatch batch)
     {
-        virtio_net_hdr* header = _header.Address;
+        virtio_net_hdr_v1_hash_tunnel* header = _header.Address;
         iovec* packet = _pieces.Address + 1;
         int budget = ReadBudget;
         batch.Clear();
@@ -104,12 +108,12 @@ internal sealed unsafe class TunDevice : ITunDevice
             SysResult read = Sys.ReadVector(_fd, _pieces.Address, 2);
 
             // EAGAIN where nothing is waiting, EBADFD once the device is deleted: PollReadiness tells these apart.
-            if (read.IsError || read.Value < sizeof(virtio_net_hdr))
+            if (read.IsError || read.Value < sizeof(virtio_net_hdr_v1_hash_tunnel))
             {
                 break;
             }
 
-            batch.Add(start, read.Value - sizeof(virtio_net_hdr), Decode(*header));
+            batch.Add(start, read.Value - sizeof(virtio_net_hdr_v1_hash_tunnel), Decode(header->hash_hdr.hdr));
             budget -= read.Value;
         }
 
@@ -150,7 +154,7 @@ internal sealed unsafe class TunDevice : ITunDevice
     }
 
     // linux/virtio_net.h. The GSO type may carry the ECN bit, which says nothing that the TCP header does not.
-    private static Offload Decode(in virtio_net_hdr header) => new(
+    private static Offload Decode(in virtio_net_hdr_v1 header) => new(
         (GsoType)(header.gso_type & ~Uapi.VIRTIO_NET_HDR_GSO_ECN),
         header.gso_size,
         header.hdr_len,
@@ -158,15 +162,26 @@ internal sealed unsafe class TunDevice : ITunDevice
         header.csum_start,
         header.csum_offset);
 
-    private static virtio_net_hdr Encode(in Offload offload) => new()
+    private static virtio_net_hdr_v1_hash_tunnel Encode(in Offload offload)
     {
-        flags = offload.NeedsChecksum ? Uapi.VIRTIO_NET_HDR_F_NEEDS_CSUM : (byte)0,
-        gso_type = (byte)offload.Gso,
-        hdr_len = offload.HeaderLength,
-        gso_size = offload.SegmentSize,
-        csum_start = offload.ChecksumStart,
-        csum_offset = offload.ChecksumOffset,
-    };
+        bool isTunnel = offload.OuterTransport != 0;
+        byte flags = offload.NeedsChecksum ? Uapi.VIRTIO_NET_HDR_F_NEEDS_CSUM : (byte)0;
+        var header = new virtio_net_hdr_v1
+        {
+            flags = isTunnel ? (byte)(flags | Uapi.VIRTIO_NET_HDR_F_UDP_TUNNEL_CSUM) : flags,
+            gso_type = isTunnel ? (byte)((byte)offload.Gso | Uapi.VIRTIO_NET_HDR_GSO_UDP_TUNNEL_IPV4) : (byte)offload.Gso,
+            hdr_len = offload.HeaderLength,
+            gso_size = offload.SegmentSize,
+            csum_start = offload.ChecksumStart,
+            csum_offset = offload.ChecksumOffset,
+        };
+        return new virtio_net_hdr_v1_hash_tunnel
+        {
+            hash_hdr = new virtio_net_hdr_v1_hash { hdr = header },
+            outer_th_offset = offload.OuterTransport,
+            inner_nh_offset = offload.InnerNetwork,
+        };
+    }
 
     private static FileDescriptor Attach(string name, bool isMultiQueue)
     {
@@ -214,7 +229,7 @@ internal sealed unsafe class TunDevice : ITunDevice
         }
 
         // A persistent device keeps what its last user set.
-        int headerSize = sizeof(virtio_net_hdr);
+        int headerSize = sizeof(virtio_net_hdr_v1_hash_tunnel);
         Check(Sys.Ioctl(fd, Uapi.TUNSETVNETHDRSZ, &headerSize), name, isMultiQueue);
         Check(Sys.Ioctl(fd, Uapi.TUNSETOFFLOAD, 0), name, isMultiQueue);
     }

@@ -17,6 +17,7 @@ internal static unsafe partial class Uapi
     public const int BPF_FUNC_map_lookup_elem = 1;
     public const int BPF_FUNC_skb_store_bytes = 9;
     public const int BPF_FUNC_clone_redirect = 13;
+    public const int BPF_FUNC_set_hash_invalid = 41;
     public const int BPF_FUNC_skb_change_head = 43;
     public const int BPF_FUNC_skb_adjust_room = 50;
 

@@ -22,7 +22,12 @@ internal static unsafe partial class Uapi
     public const int TUN_F_USO4 = 0x20;
     public const int TUN_F_USO6 = 0x40;
 
+    public const int TUN_F_UDP_TUNNEL_GSO = 0x080;
+    public const int TUN_F_UDP_TUNNEL_GSO_CSUM = 0x100;
+
     public const byte VIRTIO_NET_HDR_F_NEEDS_CSUM = 1;
+    public const byte VIRTIO_NET_HDR_F_UDP_TUNNEL_CSUM = 8;
+    public const byte VIRTIO_NET_HDR_GSO_UDP_TUNNEL_IPV4 = 0x20;
     public const byte VIRTIO_NET_HDR_GSO_ECN = 0x80;
 }
 
@@ -49,4 +54,33 @@ internal struct virtio_net_hdr
     public ushort gso_size;
     public ushort csum_start;
     public ushort csum_offset;
+}
+
+/// <summary>The same with a field that is nothing to a TUN device.</summary>
+internal struct virtio_net_hdr_v1
+{
+    public byte flags;
+    public byte gso_type;
+    public ushort hdr_len;
+    public ushort gso_size;
+    public ushort csum_start;
+    public ushort csum_offset;
+    public ushort num_buffers;
+}
+
+/// <summary>The same with more of them.</summary>
+internal struct virtio_net_hdr_v1_hash
+{
+    public virtio_net_hdr_v1 hdr;
+    public uint hash_value;
+    public ushort hash_report;
+    public ushort padding;
+}
+
+/// <summary>The same for super-packets inside UDP tunnels (Linux 6.17). Where the offsets count from: the packet's first byte.</summary>
+internal struct virtio_net_hdr_v1_hash_tunnel
+{
+    public virtio_net_hdr_v1_hash hash_hdr;
+    public ushort outer_th_offset;
+    public ushort inner_nh_offset;
 }

@@ -26,6 +26,7 @@ internal sealed unsafe class UdpSender : IDisposable
     private readonly OffloadState _offloads;
     private readonly FileDescriptor[] _descriptors;
     private readonly MessageSender[] _messages;
+    private readonly ushort[] _ports;
     private readonly PinnedArray<sockaddr_in6> _destinations = new(MessageSender.MaxMessages);
     private readonly PinnedArray<byte> _controls;
     private readonly GatherBatch _single = new(1, 8);
@@ -43,12 +44,13 @@ internal sealed unsafe class UdpSender : IDisposable
         _controls = new PinnedArray<byte>(MessageSender.MaxMessages * ControlSize);
         _descriptors = new FileDescriptor[sourcePort is null ? PortCount : 1];
         _messages = new MessageSender[_descriptors.Length];
+        _ports = new ushort[_descriptors.Length];
         try
         {
             for (int i = 0; i < _descriptors.Length; i++)
             {
                 _descriptors[i] = UdpSocket.Open(isIpv6);
-                SetUp(_descriptors[i].Number, local, sourcePort);
+                _ports[i] = SetUp(_descriptors[i].Number, local, sourcePort);
                 _messages[i] = new MessageSender(_descriptors[i].Number);
                 LinkMessages(_messages[i]);
             }
@@ -63,14 +65,16 @@ internal sealed unsafe class UdpSender : IDisposable
     /// <summary>Takes the port that is received at. Another socket at that port would get its share of what arrives, and lose it.</summary>
     /// <param name="isIpv6">The address family.</param>
     /// <param name="receiver">The worker's own receiver, which stays its owner's.</param>
+    /// <param name="port">Its port.</param>
     /// <param name="offloads">Where it is known whether UDP_SEGMENT may be used.</param>
-    public UdpSender(bool isIpv6, UdpReceiver receiver, OffloadState offloads)
+    public UdpSender(bool isIpv6, UdpReceiver receiver, ushort port, OffloadState offloads)
     {
         _isIpv6 = isIpv6;
         _offloads = offloads;
         _controls = new PinnedArray<byte>(MessageSender.MaxMessages * ControlSize);
         _descriptors = [];
         _messages = [new MessageSender(receiver.Descriptor)];
+        _ports = [port];
         LinkMessages(_messages[0]);
     }
 
@@ -102,6 +106,9 @@ internal sealed unsafe class UdpSender : IDisposable
             first += count;
         }
     }
+
+    /// <summary>The port that a flow is sent from.</summary>
+    public ushort PortOf(uint flowHash) => _ports[flowHash % (uint)_ports.Length];
 
     /// <summary>Closes the sockets.</summary>
     public void Dispose()
@@ -177,7 +184,8 @@ internal sealed unsafe class UdpSender : IDisposable
 
     private static bool IsLastPiece(GatherBatch batch, int index, Piece piece) => batch.Pieces(index)[^1] == piece;
 
-    private void SetUp(int fd, InetAddress local, ushort? sourcePort)
+    // Returns the port.
+    private ushort SetUp(int fd, InetAddress local, ushort? sourcePort)
     {
         UdpSocket.SetBuffers(fd, BufferSize);
         if (sourcePort is ushort fixedPort)
@@ -185,21 +193,25 @@ internal sealed unsafe class UdpSender : IDisposable
             // Workers share it.
             UdpSocket.Set(fd, SOL_SOCKET, Uapi.SO_REUSEPORT, 1);
             UdpSocket.Bind(fd, _isIpv6, local, fixedPort);
-            return;
+            return fixedPort;
         }
 
-        for (int i = 0; i < PortTries; i++)
+        for (int i = 1; i < PortTries; i++)
         {
-            ushort port = (ushort)Random.Shared.Next(FirstPort, ushort.MaxValue + 1);
+            ushort port = AnyPort();
             if (!InetSocket.TryBind(fd, _isIpv6, local, port).IsError)
             {
-                return;
+                return port;
             }
         }
 
-        // Whatever port is free.
-        UdpSocket.Bind(fd, _isIpv6, local, 0);
+        // The last try says what is wrong.
+        ushort last = AnyPort();
+        UdpSocket.Bind(fd, _isIpv6, local, last);
+        return last;
     }
+
+    private static ushort AnyPort() => (ushort)Random.Shared.Next(FirstPort, ushort.MaxValue + 1);
 
     // What never changes from call to call.
     private void LinkMessages(MessageSender messages)

@@ -1,4 +1,6 @@
+using System.Buffers.Binary;
 using Tunnel.Dataplane;
+using Tunnel.Wire;
 
 namespace Tunnel.Linux;
 
@@ -17,7 +19,7 @@ internal sealed class WorkerUnderlay : IUnderlay
     private readonly Func<bool, UdpSender> _openSender;
     private readonly OffloadState _offloads;
     private readonly int _number;
-    private GreSegmenter? _segmenter;
+    private KernelSegmenter? _segmenter;
     private PacketRing? _ring;
     private PacketSender? _packetSender;
     private UdpReceiver? _udp4;
@@ -47,8 +49,8 @@ internal sealed class WorkerUnderlay : IUnderlay
         (_raw4?.ReceiveQueueDrops ?? 0) + (_raw6?.ReceiveQueueDrops ?? 0) + (Ring?.Drops ?? 0) +
         (Udp4?.ReceiveQueueDrops ?? 0) + (Udp6?.ReceiveQueueDrops ?? 0);
 
-    /// <summary>What makes the kernel cut plain GRE; set before the worker starts, if at all.</summary>
-    public GreSegmenter? Segmenter
+    /// <summary>What makes the kernel cut super-packets; set before the worker starts, if at all.</summary>
+    public KernelSegmenter? Segmenter
     {
         set => _segmenter = value;
     }
@@ -126,7 +128,7 @@ internal sealed class WorkerUnderlay : IUnderlay
         while (first < batch.Count)
         {
             UnderlayTarget target = batch[first].Target!;
-            LinkNeighbor? neighbor = packets is null ? null : target.Neighbor;
+            LinkNeighbor? neighbor = packets is null && target.UdpPort == 0 ? null : target.Neighbor;
             int end = first + 1;
             bool isUncut = batch[first].Offload.Gso != GsoType.None;
             while (!isUncut && end < batch.Count && ReferenceEquals(batch[end].Target, target) && batch[end].Offload.Gso == GsoType.None)
@@ -151,7 +153,7 @@ internal sealed class WorkerUnderlay : IUnderlay
             }
             else if (neighbor is not null)
             {
-                packets!.Send(batch, first, end, neighbor, ref patience);
+                SendWhole(batch, first, end, packets!, neighbor, ref patience);
             }
             else if ((target.Endpoint.IsIpv4 ? _raw4 : _raw6) is RawGreSocket raw)
             {
@@ -168,8 +170,9 @@ internal sealed class WorkerUnderlay : IUnderlay
 
     /// <inheritdoc/>
     public bool Cuts(UnderlayTarget target) =>
-        _segmenter is not null && PacketSender is not null && target.UdpPort == 0 && target.Neighbor is not null &&
-        _offloads.Has(Offloads.GreSegment) && _segmenter.HasRoomFor(_number, target);
+        _segmenter is not null && target.Neighbor is not null &&
+        (target.UdpPort != 0 ? _offloads.Has(Offloads.GreUdpSegment) : PacketSender is not null && _offloads.Has(Offloads.GreSegment)) &&
+        _segmenter.HasRoomFor(_number, target);
 
     /// <summary>Before a wait: gives received frames back, without which the ring counts as readable.</summary>
     public void PrepareWait() => Ring?.Release();
@@ -217,19 +220,61 @@ internal sealed class WorkerUnderlay : IUnderlay
         }
     }
 
+    // Each packet follows those of its flow that went uncut.
+    private void SendWhole(GatherBatch batch, int first, int end, PacketSender packets, LinkNeighbor neighbor, ref SendPatience patience)
+    {
+        bool cuts = Cuts(batch[first].Target!);
+        while (first < end)
+        {
+            bool follows = Follows(first);
+            int next = first + 1;
+            if (follows)
+            {
+                _segmenter!.Send(_number, batch, first, neighbor);
+            }
+            else
+            {
+                while (next < end && !Follows(next))
+                {
+                    next++;
+                }
+
+                packets.Send(batch, first, next, neighbor, ref patience);
+            }
+
+            first = next;
+        }
+
+        bool Follows(int index) => cuts && _segmenter!.IsInUseFor(_number, batch[index].FlowHash);
+    }
+
     // The next hop may have been lost since the packet was begun.
     private void SendUncut(GatherBatch batch, int index, LinkNeighbor? neighbor)
     {
+        ref GatherPacket packet = ref batch[index];
         if (neighbor is null)
         {
-            batch[index].Result = TransmitResult.Unreachable;
+            packet.Result = TransmitResult.Unreachable;
             return;
         }
 
-        _segmenter!.Send(_number, batch, index, neighbor);
-        if (batch[index].Result == TransmitResult.Failed)
+        bool isUdp = packet.Target!.UdpPort != 0;
+        if (isUdp)
         {
-            _offloads.Refuse(Offloads.GreSegment, "the kernel refused a super-packet");
+            // The ports are bound, so that they are this process's own.
+            if (SenderOf(packet.Target) is not UdpSender sender)
+            {
+                packet.Result = TransmitResult.Failed;
+                return;
+            }
+
+            BinaryPrimitives.WriteUInt16BigEndian(batch.Pieces(index)[0].Span[Ipv4Header.Length..], sender.PortOf(packet.FlowHash));
+        }
+
+        _segmenter!.Send(_number, batch, index, neighbor);
+        if (packet.Result == TransmitResult.Failed)
+        {
+            _offloads.Refuse(isUdp ? Offloads.GreUdpSegment : Offloads.GreSegment, "the kernel refused a super-packet");
         }
     }
 

@@ -11,6 +11,12 @@ public readonly ref struct UdpView
     /// <summary>Length of the header in bytes.</summary>
     public const int HeaderLength = 8;
 
+    /// <summary>Where the destination port lies, in bytes.</summary>
+    public const int DestinationPortOffset = 2;
+
+    /// <summary>Where the length lies, in bytes.</summary>
+    public const int LengthOffset = 4;
+
     /// <summary>Where the checksum lies, in bytes.</summary>
     public const int ChecksumOffset = 6;
 

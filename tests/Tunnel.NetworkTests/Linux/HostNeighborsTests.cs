@@ -28,9 +28,9 @@ public sealed class HostNeighborsTests
         string[] destinations =
             ["192.168.40.12", "10.1.0.1", "10.2.0.1", "10.3.0.1", "10.4.0.1", "10.6.0.1", "192.168.40.11", "203.0.113.1", "192.168.40.255"];
         IReadOnlyList<HostNextHop?> hops = host.GetNextHops([.. destinations.Select(destination => (Address(destination), none))]);
-        Assert.Equal(new HostNextHop(lab.Link, "eth0", IsEthernet: true, PathLab.Vm2), hops[0]);
-        Assert.Equal(new HostNextHop(lab.Link, "eth0", IsEthernet: true, PathLab.Vm2), hops[1]);
-        Assert.Equal(new HostNextHop(lab.Link, "eth0", IsEthernet: true, none), hops[2]);
+        Assert.Equal(new HostNextHop(lab.Link, "eth0", IsEthernet: true, PathLab.Vm2, CarriesUdpTunnels: true), hops[0]);
+        Assert.Equal(new HostNextHop(lab.Link, "eth0", IsEthernet: true, PathLab.Vm2, CarriesUdpTunnels: true), hops[1]);
+        Assert.Equal(new HostNextHop(lab.Link, "eth0", IsEthernet: true, none, CarriesUdpTunnels: true), hops[2]);
         Assert.Null(hops[3]);
         Assert.Equal(("tun9", false), (hops[4]!.LinkName, hops[4]!.IsEthernet));
         Assert.Equal(Address("192.168.40.30"), hops[5]!.Address);
@@ -144,6 +144,25 @@ public sealed class HostNeighborsTests
         Assert.False(told.IsCompleted);
         lab.Here.Ip(change);
         await told.WaitAsync(Deadline);
+    }
+
+    [SkippableTheory]
+    [InlineData("tx-udp_tnl-segmentation")]
+    [InlineData("tx-udp_tnl-csum-segmentation")]
+    public async Task ALinksFeaturesAreReadAndTold(string feature)
+    {
+        using var lab = new PathLab();
+        using HostNeighbors host = lab.OpenNeighbors();
+        Assert.True(Assert.Single(host.GetNextHops([(PathLab.Vm2, PathLab.Vm1)]))!.CarriesUdpTunnels);
+        foreach (bool isOn in new[] { false, true })
+        {
+            await QuietAsync(host);
+            lab.Shell($"ethtool -K eth0 {feature} {(isOn ? "on" : "off")}");
+            await host.WaitForRouteChangeAsync(CancellationToken.None).WaitAsync(Deadline);
+            Assert.Equal(isOn, Assert.Single(host.GetNextHops([(PathLab.Vm2, PathLab.Vm1)]))!.CarriesUdpTunnels);
+        }
+
+        Assert.False(Assert.Single(host.GetNextHops([(PathLab.Vm1, PathLab.Vm1)]))!.CarriesUdpTunnels);
     }
 
     private static async Task<HostNeighbor> ToldAsync(HostNeighbors host, Predicate<HostNeighbor> condition)

@@ -9,6 +9,7 @@ public sealed class HostPoliciesTests
 {
     private static readonly TimeSpan Deadline = TimeSpan.FromSeconds(10);
     private static readonly UnderlayFlow Flow = new(PathLab.Vm1, PathLab.Vm2, "eth0");
+    private static readonly UnderlayFlow Udp = Flow with { UdpPort = 4754, SourcePorts = PortRange.Ephemeral };
 
     [SkippableFact]
     public void AHostWithoutRulesHasNone()
@@ -50,11 +51,48 @@ public sealed class HostPoliciesTests
         string? hindrance = NetfilterJudgement.Read(rules).FindHindrance(Flow);
         Assert.True(expected is null ? hindrance is null : hindrance?.EndsWith(expected, StringComparison.Ordinal) == true, hindrance);
 
+        Assert.Null(NetfilterJudgement.Read(rules).FindHindrance(Udp));
+
         // One rule more, and the same host is in the way.
         change = host.WaitForChangeAsync(CancellationToken.None);
         lab.Shell("nft 'add table inet more; add chain inet more out { type filter hook output priority 0; }; add rule inet more out ip protocol gre drop'");
         await change.WaitAsync(Deadline);
         Assert.NotNull(NetfilterJudgement.Read(host.ReadNetfilterRules()).FindHindrance(Flow));
+        Assert.Null(NetfilterJudgement.Read(host.ReadNetfilterRules()).FindHindrance(Udp));
+    }
+
+    // Rules as the tools take them, and whether GRE-in-UDP may meet them on sending; GRE does in no case.
+    [SkippableTheory]
+    [InlineData("nft add rule ip t o udp dport 4754 drop", true)]
+    [InlineData("nft add rule ip t o udp dport 4700-4800 drop", true)]
+    [InlineData("nft add rule ip t o udp dport { 53, 4754 } drop", true)]
+    [InlineData("nft add rule ip t o udp dport 53 drop", false)]
+    [InlineData("nft add rule ip t o udp dport != 4754 drop", false)]
+    [InlineData("nft add rule ip t o udp dport '>' 4754 drop", false)]
+    [InlineData("nft add rule ip t o udp sport '<' 49152 drop", false)]
+    [InlineData("nft add rule ip t o udp sport 50000 drop", true)]
+    [InlineData("nft add rule ip t o meta l4proto udp counter", true)]
+    [InlineData("nft add rule ip t o meta l4proto { tcp, udp } th dport 4754 drop", true)]
+    [InlineData("nft add rule ip t o meta l4proto udp th dport 53 drop", false)]
+    [InlineData("nft add rule ip t o meta l4proto . th dport { udp . 4754, tcp . 80 } drop", true)]
+    [InlineData("nft add rule ip t o meta l4proto . th dport { udp . 53, tcp . 4754 } drop", false)]
+    [InlineData("nft add rule ip t o iifname != docker0 udp dport 4754 drop", true)]
+    [InlineData("iptables-nft -A OUTPUT -p udp -m udp --dport 4754 -j DROP", true)]
+    [InlineData("iptables-nft -A OUTPUT -p udp -m udp --dport 4755 -j DROP", false)]
+    [InlineData("iptables-nft -A OUTPUT -p udp -m multiport --dports 53,4754 -j DROP", true)]
+    [InlineData("iptables-nft -A OUTPUT -p udp -m multiport ! --dports 4754 -j ACCEPT", false)]
+    [InlineData("iptables-nft -t nat -A POSTROUTING -p udp -o eth0 -j MASQUERADE", true)]
+    [InlineData("iptables-nft -t nat -A POSTROUTING -p udp -m udp --sport 1:1023 -o eth0 -j MASQUERADE", false)]
+    public void ARuleForUdpIsFound(string add, bool counts)
+    {
+        using var lab = new PathLab();
+        using HostPolicies host = lab.OpenPolicies();
+        Skip.IfNot(Has(add.Split(' ')[0]), $"{add.Split(' ')[0]} is not installed");
+        lab.Shell("nft 'add table ip t; add chain ip t o { type filter hook output priority 0; }'");
+        lab.Shell(add.Replace("{", "'{", StringComparison.Ordinal).Replace("}", "}'", StringComparison.Ordinal));
+        NetfilterRuleset rules = NetfilterJudgement.Read(host.ReadNetfilterRules());
+        Assert.Equal(counts, rules.FindHindrance(Udp) is not null);
+        Assert.Null(rules.FindHindrance(Flow));
     }
 
     [SkippableTheory]

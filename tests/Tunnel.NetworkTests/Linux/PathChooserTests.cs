@@ -97,6 +97,46 @@ public sealed class PathChooserTests
         Assert.InRange(times.Order().ElementAt(10), 0, 100);
     }
 
+    [SkippableFact]
+    public async Task ATargetOfGreInUdpIsFollowed()
+    {
+        await using Host host = await Host.StartAsync(udpPort: 4754);
+        Assert.Equal(Raw, host.Paths);
+
+        host.Lab.Shell("nft 'add table inet fw; add chain inet fw output { type filter hook output priority 0; }; add rule inet fw output udp dport 4754 drop'");
+        await host.UntilAsync("no next hop: a rule", () => host.Target.Neighbor is null);
+        host.Lab.Shell("nft flush ruleset");
+        await host.UntilAsync("the next hop", () => host.Target.Neighbor?.Address == host.Mac);
+
+        host.Lab.Here.Ip("xfrm policy add src 192.168.40.11 dst 192.168.40.12 proto 17 dir out tmpl src 192.168.40.11 dst 192.168.40.12 proto esp mode transport");
+        await host.UntilAsync("no next hop: a policy", () => host.Target.Neighbor is null);
+        host.Lab.Here.Ip("xfrm policy flush");
+        await host.UntilAsync("the next hop", () => host.Target.Neighbor?.Address == host.Mac);
+
+        foreach (string feature in new[] { "tx-udp_tnl-segmentation", "tx-udp_tnl-csum-segmentation" })
+        {
+            host.Lab.Shell($"ethtool -K eth0 {feature} off");
+            await host.UntilAsync("no next hop: " + feature, () => host.Target.Neighbor is null);
+            host.Lab.Shell($"ethtool -K eth0 {feature} on");
+            await host.UntilAsync("the next hop", () => host.Target.Neighbor?.Address == host.Mac);
+        }
+
+        // What stands in the way of plain GRE, or of receiving, or of another port.
+        host.Lab.Shell("nft 'add table inet fw; add chain inet fw output { type filter hook output priority 0; }; add rule inet fw output ip protocol gre drop; " +
+            "add rule inet fw output udp dport 53 drop; add chain inet fw input { type filter hook input priority 0; policy drop; }'");
+        await Assert.ThrowsAsync<TimeoutException>(() => WhileAsync(() => host.Target.Neighbor?.Address == host.Mac).WaitAsync(TimeSpan.FromSeconds(2)));
+        Assert.Empty(host.Chooser.Reasons);
+        Assert.Equal(Raw, host.Paths);
+    }
+
+    private static async Task WhileAsync(Func<bool> condition)
+    {
+        while (condition())
+        {
+            await Task.Delay(5);
+        }
+    }
+
     private sealed class Host : IAsyncDisposable, IUnderlayPaths
     {
         private readonly Peer _peer;
@@ -104,13 +144,13 @@ public sealed class PathChooserTests
         private readonly HostNeighbors _neighbors;
         private (UnderlayPath Receive, UnderlayPath Send) _paths;
 
-        private Host()
+        private Host(ushort udpPort)
         {
             Lab = new PathLab();
             Mac = Lab.Mac;
             _policies = Lab.OpenPolicies();
             _neighbors = Lab.OpenNeighbors();
-            var settings = new PeerSettings("vm2", PathLab.Vm2, PathLab.Vm1, null, null, false, false, 1400);
+            var settings = new PeerSettings("vm2", PathLab.Vm2, PathLab.Vm1, null, null, false, false, 1400, udpPort);
             _peer = new Peer(settings, [new PeerCounters()], new SequenceState());
             Chooser = new PathChooser(
                 () => [_peer],
@@ -118,6 +158,7 @@ public sealed class PathChooserTests
                 this,
                 _policies,
                 _neighbors,
+                PortRange.Ephemeral,
                 new EventStream(TimeProvider.System),
                 TimeProvider.System,
                 NullLogger.Instance);
@@ -133,11 +174,11 @@ public sealed class PathChooserTests
 
         public (UnderlayPath Receive, UnderlayPath Send) Paths => _paths;
 
-        public static async Task<Host> StartAsync()
+        public static async Task<Host> StartAsync(ushort udpPort = 0)
         {
-            var host = new Host();
+            var host = new Host(udpPort);
             host.Chooser.Start();
-            await host.UntilAsync("packet", () => host.Paths == Packet && host.Target.Neighbor?.Address == host.Mac);
+            await host.UntilAsync("the next hop", () => host.Paths == (udpPort == 0 ? Packet : Raw) && host.Target.Neighbor?.Address == host.Mac);
             return host;
         }
 

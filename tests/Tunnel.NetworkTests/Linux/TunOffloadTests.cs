@@ -51,8 +51,8 @@ public sealed class TunOffloadTests
         receiver.Bind(to);
         using Socket sender = lab.A.Run(() => new Socket(to.AddressFamily, SocketType.Dgram, ProtocolType.Udp));
         sender.SetRawSocketOption(SOL_UDP, UDP_SEGMENT, BitConverter.GetBytes(1000));
-        byte[] payload = Packets.Payload(20_300);
-        Random.Shared.NextBytes(payload);
+        var payload = new byte[20_300];
+        new Random(1).NextBytes(payload);
         sender.SendTo(payload, to);
 
         var got = new List<byte>();
@@ -106,9 +106,10 @@ public sealed class TunOffloadTests
     {
         private readonly TunDevice _tunA;
         private readonly TunDevice _tunB;
+        private readonly PollReadiness _readyA;
+        private readonly PollReadiness _readyB;
         private readonly Thread[] _pumps;
         private readonly HashSet<Offload> _seen = [];
-        private volatile bool _stopping;
 
         public TwoTuns(bool enableOffloads)
         {
@@ -122,7 +123,9 @@ public sealed class TunOffloadTests
                 Agreed = _tunA.EnableOffloads() & _tunB.EnableOffloads();
             }
 
-            _pumps = [new Thread(() => Pump(_tunA, _tunB)), new Thread(() => Pump(_tunB, _tunA))];
+            _readyA = new PollReadiness(_tunA, NoUnderlay());
+            _readyB = new PollReadiness(_tunB, NoUnderlay());
+            _pumps = [new Thread(() => Pump(_tunA, _readyA, _tunB)), new Thread(() => Pump(_tunB, _readyB, _tunA))];
             Array.ForEach(_pumps, pump => pump.Start());
         }
 
@@ -154,15 +157,21 @@ public sealed class TunOffloadTests
             using Socket receiver = listener.Accept();
             receiver.ReceiveTimeout = 10_000;
             var sent = new byte[length];
-            Random.Shared.NextBytes(sent);
+            new Random(1).NextBytes(sent);
             var received = new byte[length];
-            var send = Task.Run(() =>
-            {
-                for (int done = 0; done < length;)
+
+            // On a thread of its own: the pool's may all be busy with other tests.
+            Task send = Task.Factory.StartNew(
+                () =>
                 {
-                    done += sender.Send(sent, done, length - done, SocketFlags.None);
-                }
-            });
+                    for (int done = 0; done < length;)
+                    {
+                        done += sender.Send(sent, done, length - done, SocketFlags.None);
+                    }
+                },
+                CancellationToken.None,
+                TaskCreationOptions.LongRunning,
+                TaskScheduler.Default);
             for (int done = 0; done < length;)
             {
                 done += receiver.Receive(received, done, length - done, SocketFlags.None);
@@ -174,8 +183,11 @@ public sealed class TunOffloadTests
 
         public void Dispose()
         {
-            _stopping = true;
+            _readyA.Stop();
+            _readyB.Stop();
             Array.ForEach(_pumps, pump => pump.Join());
+            _readyA.Dispose();
+            _readyB.Dispose();
             _tunA.Dispose();
             _tunB.Dispose();
             A.Dispose();
@@ -191,19 +203,17 @@ public sealed class TunOffloadTests
             return tun;
         }
 
-        private void Pump(TunDevice from, TunDevice to)
+        private static WorkerUnderlay NoUnderlay() =>
+            new(raw4: null, raw6: null, number: 0, new OffloadState(Offloads.None), _ => throw new NotSupportedException());
+
+        private void Pump(TunDevice from, PollReadiness ready, TunDevice to)
         {
             var packets = new PacketBatch(16);
             var writes = new GatherBatch(16, 16);
-            while (!_stopping)
+            while (!ready.Wait().HasFlag(Ready.Stopped))
             {
                 writes.Clear();
-                if (from.Read(packets) == 0)
-                {
-                    Thread.Yield();
-                    continue;
-                }
-
+                from.Read(packets);
                 for (int i = 0; i < packets.Count; i++)
                 {
                     lock (_seen)

@@ -338,6 +338,167 @@ public sealed class SendQueueTests
         Assert.Equal([1, 1], _host.Underlay.Packets.Select(p => p.Segments));
     }
 
+    public static TheoryData<FlowPacket, bool, ushort> LeftToTheKernel
+    {
+        get
+        {
+            var data = new TheoryData<FlowPacket, bool, ushort>();
+            foreach (FlowPacket head in (FlowPacket[])[Tcp4, Tcp6])
+            {
+                data.Add(head, false, 0);
+                data.Add(head, true, 0);
+                data.Add(head, false, 4754);
+                data.Add(head, true, 4754);
+            }
+
+            data.Add(Udp4, false, 0);
+            data.Add(Udp6, true, 0);
+            return data;
+        }
+    }
+
+    [Theory]
+    [MemberData(nameof(LeftToTheKernel))]
+    public void What_the_kernel_cuts_leaves_whole(FlowPacket head, bool key, ushort udpPort)
+    {
+        uint? number = key ? 0xfedc_ba98 : null;
+        Peer peer = ServeTaker(Overlay.Peer(keyOut: number, gmtu: 1400, udpPort: udpPort));
+        byte[] super = (head with { Payload = Random(30_001), IsPartial = true }).Build();
+        Offload offload = SegmentationTests.OffloadOf(head, 1300);
+        _host.Send(super, offload with { HeaderLength = 7 });
+
+        SentPacket sent = Assert.Single(_host.Underlay.Packets);
+        byte[] gre = Packets.GrePacket(super, key: number);
+        Assert.Equal(
+            Convert.ToHexString(udpPort == 0 ? Packets.Outer("192.168.40.11", "192.168.40.12", gre) : InUdp(gre, udpPort)),
+            Convert.ToHexString(sent.Bytes));
+        byte[][] segments = [.. ReferenceSegmenter.Cut(super, offload)];
+        int headers = segments[0].Length - 1300;
+        Assert.Equal((offload with { HeaderLength = (ushort)headers }, segments.Length), (sent.Offload, sent.Segments));
+        Assert.Equal(udpPort != 0, sent.FlowHash != 0);
+        Assert.Equal((segments.Length, segments.Sum(s => s.Length)), (peer.Counters[0].SentPackets, peer.Counters[0].SentBytes));
+        Assert.Empty(_host.Drops());
+    }
+
+    // GRE checksums and sequence numbers differ in each segment; a UDP socket that receives inner datagrams whole can't part them; and the
+    // outer length has 16 bits.
+    [Theory]
+    [InlineData(false, true, false, (ushort)0, 3001)]
+    [InlineData(false, false, true, (ushort)0, 3001)]
+    [InlineData(false, true, false, (ushort)4754, 3001)]
+    [InlineData(false, false, true, (ushort)4754, 3001)]
+    [InlineData(true, false, false, (ushort)4754, 3001)]
+    [InlineData(false, false, false, (ushort)4754, 65_535 - 40 - 31)]
+    [InlineData(false, false, false, (ushort)0, 65_535 - 40 - 23)]
+    public void What_the_kernel_cannot_cut_is_cut_here(bool isUdp, bool checksum, bool sequence, ushort udpPort, int payload)
+    {
+        ServeTaker(Overlay.Peer(checksum: checksum, sequence: sequence, gmtu: 1400, udpPort: udpPort));
+        FlowPacket head = isUdp ? Udp4 : Tcp4;
+        byte[] super = (head with { Payload = Random(payload), IsPartial = true }).Build();
+        Offload offload = SegmentationTests.OffloadOf(head, 1300);
+        _host.Send(super, offload);
+        Assert.Equal(ReferenceSegmenter.Cut(super, offload).Count, _host.Underlay.Packets.Sum(p => p.Segments));
+        Assert.All(_host.Underlay.Packets, p => Assert.Equal(default, p.Offload));
+    }
+
+    [Theory]
+    [InlineData(0, 23)]
+    [InlineData(4754, 31)]
+    public void The_longest_outer_packet_is_left_to_the_kernel(ushort udpPort, int oneTooMany)
+    {
+        ServeTaker(Overlay.Peer(gmtu: 1400, udpPort: udpPort));
+        byte[] super = (Tcp4 with { Payload = Random(65_535 - 40 - oneTooMany - 1), IsPartial = true }).Build();
+        _host.Send(super, SegmentationTests.OffloadOf(Tcp4, 1300));
+        Assert.Equal(65_535, Assert.Single(_host.Underlay.Packets).Bytes.Length);
+    }
+
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void A_peer_is_asked_once_and_gets_segments_until_it_says_that_it_takes_more(bool isUdp)
+    {
+        _host.Underlay.CutsAll = true;
+        Peer peer = Serve(Overlay.Peer(keyOut: 7, gmtu: 1400));
+        FlowPacket head = isUdp ? Udp4 : Tcp4;
+        byte[] super = (head with { Payload = Random(3001), IsPartial = true }).Build();
+        Offload offload = SegmentationTests.OffloadOf(head, 1300);
+        _host.Send(super, offload);
+        byte[][] segments = [.. ReferenceSegmenter.Cut(super, offload)];
+        byte[] question = Packets.GrePacket([1, 1, 1, 0], key: 7, protocolType: 0x88B5);
+        Assert.Equal(
+            ((byte[][])[question, .. segments.Select(s => Packets.GrePacket(s, key: 7))]).Select(gre => Packets.Outer("192.168.40.11", "192.168.40.12", gre)),
+            _host.Underlay.Sent.Select(s => s.Bytes));
+        Assert.Equal((segments.Length, segments.Sum(s => s.Length)), (peer.Counters[0].SentPackets, peer.Counters[0].SentBytes));
+
+        _host.Underlay.Packets.Clear();
+        peer.Target.Abilities.Hear(isUdp ? Abilities.TcpSuperPackets : Abilities.UdpSuperPackets, Environment.TickCount64);
+        _host.Send(super, offload);
+        Assert.Equal(segments.Length, _host.Underlay.Packets.Count);
+        _host.Underlay.Packets.Clear();
+        peer.Target.Abilities.Hear(isUdp ? Abilities.UdpSuperPackets : Abilities.TcpSuperPackets, Environment.TickCount64);
+        _host.Send(super, offload);
+        Assert.Equal(segments.Length, Assert.Single(_host.Underlay.Packets).Segments);
+        Assert.Empty(_host.Drops());
+    }
+
+    // What a raw socket receives has lost the boundaries of datagrams; what a packet socket receives has them beside it.
+    [Theory]
+    [InlineData(Reception.RawSocket, (ushort)0, 1)]
+    [InlineData(Reception.PacketSocket, (ushort)0, 3)]
+    [InlineData(Reception.UdpSocket, (ushort)4754, 1)]
+    public void A_question_is_answered_with_what_this_host_takes(Reception reception, ushort udpPort, byte abilities)
+    {
+        Peer peer = Serve(Overlay.Peer(keyIn: 5, keyOut: 7, udpPort: udpPort));
+        byte[] gre = Packets.GrePacket([1, 1, 1, 0], key: 5, protocolType: 0x88B5);
+        byte[] received = udpPort == 0 ? Packets.Outer("192.168.40.12", "192.168.40.11", gre) : gre;
+        for (int i = 0; i < 3; i++)
+        {
+            _host.Underlay.Enqueue(new ReceivedPacket(received) { Reception = reception, Source = Overlay.Address("192.168.40.12") });
+        }
+
+        _host.RunInbound();
+        byte[] answer = Packets.GrePacket([1, 1, 0, abilities], key: 7, protocolType: 0x88B5);
+        Assert.Equal(udpPort == 0 ? Packets.Outer("192.168.40.11", "192.168.40.12", answer) : answer, Assert.Single(_host.Underlay.Sent).Bytes);
+        Assert.Equal((0, 0), (peer.Counters[0].ReceivedPackets, peer.Counters[0].SentPackets));
+        Assert.False(peer.Target.Abilities.Has(Abilities.TcpSuperPackets, Environment.TickCount64));
+
+        _host.Underlay.Enqueue(new ReceivedPacket(udpPort == 0 ? Packets.Outer("192.168.40.12", "192.168.40.11", Said(3)) : Said(3)) { Reception = reception, Source = Overlay.Address("192.168.40.12") });
+        _host.RunInbound();
+        Assert.True(peer.Target.Abilities.Has(Abilities.TcpSuperPackets, Environment.TickCount64));
+        Assert.Empty(_host.Drops());
+
+        static byte[] Said(byte abilities) => Packets.GrePacket([1, 1, 0, abilities], key: 5, protocolType: 0x88B5);
+    }
+
+    [Fact]
+    public void Who_drops_datagrams_that_were_put_together_says_so_at_once()
+    {
+        Serve(Overlay.Peer());
+        byte[] inner = (Udp4 with { Source = Udp4.Destination, Destination = Udp4.Source, Payload = Random(5000), IsPartial = true }).Build();
+        _host.Underlay.Enqueue(new ReceivedPacket(Packets.Outer("192.168.40.12", "192.168.40.11", Packets.GrePacket(inner))));
+        _host.RunInbound();
+        Assert.Equal(1, _host.Drops()[DropReason.CoalescedUdp]);
+        Assert.Equal(
+            Packets.Outer("192.168.40.11", "192.168.40.12", Packets.GrePacket([1, 1, 0, 1], protocolType: 0x88B5)),
+            Assert.Single(_host.Underlay.Sent).Bytes);
+    }
+
+    // Which peers take what, the peer has said.
+    private Peer ServeTaker(Peer peer)
+    {
+        _host.Underlay.CutsAll = true;
+        peer.Target.Abilities.Hear(Abilities.TcpSuperPackets | Abilities.UdpSuperPackets, Environment.TickCount64);
+        return Serve(peer);
+    }
+
+    private static byte[] InUdp(byte[] gre, ushort port)
+    {
+        int length = 8 + gre.Length;
+        byte[] datagram = [0, 0, (byte)(port >> 8), (byte)port, (byte)(length >> 8), (byte)length, 0, 0, .. gre];
+        BinaryPrimitives.WriteUInt16BigEndian(datagram.AsSpan(6), Packets.PseudoHeader("192.168.40.11", "192.168.40.12", IpProtocol.Udp, length));
+        return Packets.Ipv4("192.168.40.11", "192.168.40.12", IpProtocol.Udp, datagram, ttl: 64, tos: 0, id: 0);
+    }
+
     private Peer ServeUdp(int gmtu = 1468, bool checksum = false, uint? key = null) =>
         Serve(Overlay.Peer(gmtu: gmtu, checksum: checksum, keyOut: key, udpPort: 4754));
 

@@ -55,6 +55,22 @@ public sealed class WorkerTests : IDisposable
         Assert.Equal("the device is gone", thrown.Message);
     }
 
+    // It was empty after the packet had been written, and only another packet could have put an answer there.
+    [Fact]
+    public void An_empty_TUN_queue_is_looked_at_once()
+    {
+        _routing.Current = Overlay.Snapshot([(Overlay.Peer(), ["172.17.52.0/24"])]);
+        var tun = new MemoryTun();
+        var underlay = new MemoryUnderlay();
+        byte[] inner = Packets.UdpPacket("172.17.52.2", "172.17.51.2", []);
+        underlay.Enqueue(Packets.Outer("192.168.40.12", "192.168.40.11", Packets.GrePacket(inner)));
+        using Worker worker = Make(tun, underlay);
+        worker.Start();
+        _readiness.Wake();
+        _readiness.AwaitSleep();
+        Assert.Equal((1, 1), (tun.Written.Count, tun.Reads));
+    }
+
     public void Dispose() => _readiness.Dispose();
 
     private Worker Make(MemoryTun tun, MemoryUnderlay underlay)

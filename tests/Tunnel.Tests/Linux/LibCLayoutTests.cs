@@ -68,6 +68,13 @@ public sealed class LibCLayoutTests
         #define TUN_F_USO4 0x20
         #define TUN_F_USO6 0x40
         #endif
+        #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 17, 0)
+        #define TUN_F_UDP_TUNNEL_GSO 0x080
+        #define TUN_F_UDP_TUNNEL_GSO_CSUM 0x100
+        #define VIRTIO_NET_HDR_F_UDP_TUNNEL_CSUM 8
+        #define VIRTIO_NET_HDR_GSO_UDP_TUNNEL_IPV4 0x20
+        struct virtio_net_hdr_v1_hash_tunnel { struct virtio_net_hdr_v1_hash hash_hdr; __le16 outer_th_offset, inner_nh_offset; };
+        #endif
 
         """;
 

@@ -5,8 +5,8 @@ using Tunnel.Wire;
 namespace Tunnel.Control.Paths;
 
 /// <summary>
-/// Reads what iptables-save(8) prints as rules for plain GRE. Rules that certainly apply to no such packet are left out; what is not known
-/// may apply. A packet's mark is 0: a rule that may set it is found before one that asks for it.
+/// Reads what iptables-save(8) prints as rules for plain GRE and for GRE-in-UDP. Rules that certainly apply to no such packet are left out; what
+/// is not known may apply. A packet's mark is 0: a rule that may set it is found before one that asks for it.
 /// </summary>
 internal static class IptablesReader
 {
@@ -52,9 +52,15 @@ internal static class IptablesReader
             {
                 List<string> words = SplitWords(line);
                 int number = numbers[words[1]] = numbers.GetValueOrDefault(words[1]) + 1;
-                if (table.TryGetValue(words[1], out NetfilterChain? chain) && ReadRule(words, number, table) is NetfilterRule rule)
+                if (table.TryGetValue(words[1], out NetfilterChain? chain))
                 {
-                    chain.Rules.Add(rule);
+                    foreach (byte protocol in NetfilterChain.Protocols)
+                    {
+                        if (ReadRule(words, number, table, protocol) is NetfilterRule rule)
+                        {
+                            chain.RulesFor(protocol).Add(rule);
+                        }
+                    }
                 }
             }
         }
@@ -62,8 +68,8 @@ internal static class IptablesReader
         return [.. found.Where(chain => chain.Hook is not null)];
     }
 
-    // Null: it applies to no packet of plain GRE.
-    private static NetfilterRule? ReadRule(List<string> words, int number, Dictionary<string, NetfilterChain> table)
+    // Null: it applies to no outer packet of the protocol.
+    private static NetfilterRule? ReadRule(List<string> words, int number, Dictionary<string, NetfilterChain> table, byte protocol)
     {
         var steps = new List<NetfilterStep>();
         string module = "";
@@ -83,7 +89,7 @@ internal static class IptablesReader
             switch (word)
             {
                 case "-p":
-                    condition = Always(argument is "gre" or "47" or "all" or "0" ? Truth.Yes : Truth.No);
+                    condition = Always(argument is "all" or "0" || IsProtocol(argument, protocol) ? Truth.Yes : Truth.No);
                     i++;
                     break;
                 case "-s" or "-d":
@@ -99,12 +105,23 @@ internal static class IptablesReader
                     condition = IsUnderstood(module) ? null : Always(Truth.Maybe);
                     i++;
                     break;
+                case "--comment" when module == "comment":
+                    i++;
+                    break;
+                case "--sport" or "--dport" when module == "udp":
+                    condition = ReadPorts(argument, asksSource: word == "--sport");
+                    i++;
+                    break;
+                case "--sports" or "--dports" when module == "multiport":
+                    condition = ReadPorts(argument, asksSource: word == "--sports");
+                    i++;
+                    break;
                 case "--mark" when module == "mark":
                     condition = Always(ReadMark(argument));
                     i++;
                     break;
                 case "--ctstate" or "--state" when module is "conntrack" or "state":
-                    // What connection tracking calls invalid is damaged, and is no GRE that either kind of socket would yield.
+                    // What connection tracking calls invalid is damaged: it is no GRE that either kind of socket would yield, and none that is sent.
                     condition = Always(argument == "INVALID" ? Truth.No : Truth.Maybe);
                     i++;
                     break;
@@ -156,7 +173,40 @@ internal static class IptablesReader
     }
 
     // Modules whose options are all looked at one by one, or say nothing.
-    private static bool IsUnderstood(string module) => module is "comment" or "mark" or "conntrack" or "state" or "tcp" or "udp";
+    private static bool IsUnderstood(string module) => module is "comment" or "mark" or "conntrack" or "state" or "tcp" or "udp" or "multiport";
+
+    private static bool IsProtocol(string word, byte protocol) =>
+        protocol == IpProtocol.Udp ? word is "udp" or "17" : word is "gre" or "47";
+
+    // Ports and ranges of ports: 53,4000:4999. Only rules with -p udp have them, among those that are kept.
+    private static NetfilterCondition ReadPorts(string text, bool asksSource)
+    {
+        var ranges = new List<(ushort First, ushort Last)>();
+        foreach (string part in text.Split(','))
+        {
+            string[] ends = part.Split(':');
+            if (ends.Length > 2 || !ushort.TryParse(ends[0], CultureInfo.InvariantCulture, out ushort first) ||
+                !ushort.TryParse(ends[^1], CultureInfo.InvariantCulture, out ushort last))
+            {
+                return Always(Truth.Maybe);
+            }
+
+            ranges.Add((first, last));
+        }
+
+        return (in OuterPacket packet) =>
+        {
+            PortRange ports = asksSource ? packet.SourcePorts : PortRange.Of(packet.DestinationPort);
+            var truth = Truth.No;
+            foreach ((ushort first, ushort last) in ranges)
+            {
+                Truth one = ports.IsWithin(first, last);
+                truth = one > truth ? one : truth;
+            }
+
+            return truth;
+        };
+    }
 
     private static Truth ReadMark(string text)
     {

@@ -4,8 +4,8 @@ using Tunnel.Dataplane;
 namespace Tunnel.Control.Paths;
 
 /// <summary>
-/// Turns what the netfilter tools print into rules that can be asked about plain GRE. Errs on the side of "a rule applies": then raw
-/// sockets are used, which are right in any case.
+/// Turns what the netfilter tools print into rules that can be asked about plain GRE and GRE-in-UDP. Errs on the side of "a rule applies": then
+/// raw or UDP sockets are used, which are right in any case.
 /// </summary>
 internal static class NetfilterJudgement
 {

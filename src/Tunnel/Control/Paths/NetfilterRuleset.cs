@@ -15,12 +15,22 @@ internal enum Truth
     Yes,
 }
 
-/// <summary>An outer packet of plain GRE over IPv4 that meets netfilter.</summary>
+/// <summary>An outer packet of plain GRE or GRE-in-UDP over IPv4 that meets netfilter.</summary>
 /// <param name="IsReceived">Whether this host receives it, rather than send it.</param>
 /// <param name="Source">Its source.</param>
 /// <param name="Destination">Its destination.</param>
 /// <param name="LinkName">The device that it comes by, or leaves by.</param>
-internal readonly record struct OuterPacket(bool IsReceived, InetAddress Source, InetAddress Destination, string LinkName);
+/// <param name="Protocol">GRE or UDP (<see cref="IpProtocol"/>).</param>
+/// <param name="SourcePorts">The UDP ports of which it has one as source; meaningless for GRE.</param>
+/// <param name="DestinationPort">Its UDP destination port; 0 for GRE.</param>
+internal readonly record struct OuterPacket(
+    bool IsReceived,
+    InetAddress Source,
+    InetAddress Destination,
+    string LinkName,
+    byte Protocol = IpProtocol.Gre,
+    PortRange SourcePorts = default,
+    ushort DestinationPort = 0);
 
 /// <summary>A condition of a rule.</summary>
 internal delegate Truth NetfilterCondition(in OuterPacket packet);
@@ -76,11 +86,14 @@ internal sealed record NetfilterRule(string Name, IReadOnlyList<NetfilterStep> S
 /// <param name="name">How people find it: "nftables: chain input (table inet fw)".</param>
 internal sealed class NetfilterChain(string name)
 {
+    private readonly List<NetfilterRule> _greRules = [];
+    private readonly List<NetfilterRule> _udpRules = [];
+
     /// <summary>How people find it.</summary>
     public string Name { get; } = name;
 
-    /// <summary>Its rules, but for those that apply to no packet of plain GRE.</summary>
-    public List<NetfilterRule> Rules { get; } = [];
+    /// <summary>The protocols that rules are read for, each by itself: so those that concern neither cost nothing later.</summary>
+    public static IReadOnlyList<byte> Protocols { get; } = [IpProtocol.Gre, IpProtocol.Udp];
 
     /// <summary>All chains of the table, by name.</summary>
     public required IReadOnlyDictionary<string, NetfilterChain> Table { get; init; }
@@ -93,11 +106,16 @@ internal sealed class NetfilterChain(string name)
 
     /// <summary>Whether a base chain drops what reaches its end.</summary>
     public bool DropsAtEnd { get; set; }
+
+    /// <summary>Its rules, but for those that apply to no outer packet of a protocol.</summary>
+    /// <param name="protocol">One of <see cref="Protocols"/>.</param>
+    public List<NetfilterRule> RulesFor(byte protocol) => protocol == IpProtocol.Udp ? _udpRules : _greRules;
 }
 
 /// <summary>
-/// The netfilter rules that plain GRE over IPv4 may meet, and the question what they may do to it that a packet socket would go around.
-/// On receiving the packet passes the rules all the same, and only its copy goes around them: what merely counts or logs still does.
+/// The netfilter rules that outer packets over IPv4 may meet, and the question what they may do to them that would be gone around: by a packet
+/// socket, or where GRE-in-UDP is encapsulated behind the TUN device. On receiving the packet passes the rules all the same, and only its
+/// copy goes around them: what merely counts or logs still does.
 /// Immutable once read; may be asked from any thread.
 /// </summary>
 internal sealed class NetfilterRuleset(IReadOnlyList<NetfilterChain> baseChains, IReadOnlyList<string> unreadable)
@@ -112,8 +130,11 @@ internal sealed class NetfilterRuleset(IReadOnlyList<NetfilterChain> baseChains,
         }
 
         var received = new OuterPacket(IsReceived: true, flow.Endpoint, flow.Local, flow.LinkName);
-        var sent = new OuterPacket(IsReceived: false, flow.Local, flow.Endpoint, flow.LinkName);
-        var walkReceived = new Walk(received);
+        var sent = new OuterPacket(
+            IsReceived: false, flow.Local, flow.Endpoint, flow.LinkName, flow.Protocol, flow.SourcePorts, flow.UdpPort);
+
+        // UDP sockets receive behind all rules.
+        Walk? walkReceived = flow.Protocol == IpProtocol.Gre ? new Walk(received) : null;
         var walkSent = new Walk(sent);
         foreach (NetfilterChain chain in baseChains)
         {
@@ -161,7 +182,9 @@ internal sealed class NetfilterRuleset(IReadOnlyList<NetfilterChain> baseChains,
             MayReturn,
         }
 
-        private string Flow => packet.IsReceived ? $"GRE from {packet.Source}" : $"GRE to {packet.Destination}";
+        private string Flow => packet.IsReceived
+            ? $"GRE from {packet.Source}"
+            : $"{(packet.Protocol == IpProtocol.Gre ? "GRE" : "GRE-in-UDP")} to {packet.Destination}";
 
         public string? FindHindrance(NetfilterChain chain)
         {
@@ -189,9 +212,10 @@ internal sealed class NetfilterRuleset(IReadOnlyList<NetfilterChain> baseChains,
 
             var end = End.None;
             bool mayReturn = false;
-            for (int i = 0; i < chain.Rules.Count && end is End.None or End.MayReturn; i++)
+            List<NetfilterRule> rules = chain.RulesFor(packet.Protocol);
+            for (int i = 0; i < rules.Count && end is End.None or End.MayReturn; i++)
             {
-                end = Apply(chain, chain.Rules[i], depth);
+                end = Apply(chain, rules[i], depth);
                 mayReturn |= end == End.MayReturn;
                 if (_hindrance is not null)
                 {

@@ -4,17 +4,15 @@ using Tunnel.Wire;
 namespace Tunnel.Control.Paths;
 
 /// <summary>
-/// Reads what `nft -j list ruleset` prints (libnftables-json(5)) as rules for plain GRE over IPv4. Rules that certainly apply to no such packet
-/// are left out; what is not known may apply. A packet's mark is 0: a rule that may set it is found before one that asks for it.
+/// Reads what `nft -j list ruleset` prints (libnftables-json(5)) as rules for plain GRE and for GRE-in-UDP over IPv4. Rules that certainly apply
+/// to no such packet are left out; what is not known may apply. A packet's mark is 0: a rule that may set it is found before one that asks for it.
 /// </summary>
 internal sealed class NftablesReader
 {
-    private const string GreName = "gre";
-
-    // Headers that a packet of plain GRE over IPv4 has not: nft asks for the protocol before it looks at one.
+    // Headers that an outer packet over IPv4 has not: nft asks for the protocol before it looks at one. UDP is looked at by itself.
     private static readonly HashSet<string> OtherHeaders = new(StringComparer.Ordinal)
     {
-        "tcp", "udp", "udplite", "sctp", "dccp", "icmp", "icmpv6", "igmp", "esp", "ah", "comp", "ip6", "arp",
+        "tcp", "udplite", "sctp", "dccp", "icmp", "icmpv6", "igmp", "esp", "ah", "comp", "ip6", "arp",
     };
 
     private readonly Dictionary<string, Dictionary<string, NetfilterChain>> _tables = new(StringComparer.Ordinal);
@@ -37,6 +35,8 @@ internal sealed class NftablesReader
         Word,
         Source,
         Destination,
+        SourcePort,
+        DestinationPort,
         InputName,
         OutputName,
         ConntrackState,
@@ -69,7 +69,10 @@ internal sealed class NftablesReader
 
         foreach (JsonElement rule in rules)
         {
-            reader.ReadRule(rule);
+            foreach (byte protocol in NetfilterChain.Protocols)
+            {
+                reader.ReadRule(rule, protocol);
+            }
         }
 
         return [.. reader._tables.Values.SelectMany(table => table.Values).Where(chain => chain.Hook is not null)];
@@ -87,7 +90,7 @@ internal sealed class NftablesReader
     {
         if (item.TryGetProperty("chain", out JsonElement chain))
         {
-            // Plain GRE over IPv6 goes through raw sockets in any case; bridges' own rules apply to packet sockets as well.
+            // Everything over IPv6 goes through raw or UDP sockets in any case; bridges' own rules apply to packet sockets as well.
             string tableName = TableOf(chain);
             if (Text(chain, "family") is not ("ip" or "inet" or "netdev") || isReadElsewhere(tableName))
             {
@@ -136,7 +139,7 @@ internal sealed class NftablesReader
         }
     }
 
-    private void ReadRule(JsonElement rule)
+    private void ReadRule(JsonElement rule, byte protocol)
     {
         string table = TableOf(rule);
         if (!_tables.TryGetValue(table, out Dictionary<string, NetfilterChain>? chains) ||
@@ -151,10 +154,16 @@ internal sealed class NftablesReader
         for (int i = 0; i < expressions.Length; i++)
         {
             bool decidesLater = expressions[(i + 1)..].Any(IsDecision);
-            NetfilterStep? step = ReadStatement(table, expressions[i], decides, decidesLater, out bool never);
+            NetfilterStep? step = ReadStatement(table, expressions[i], protocol, decides, decidesLater, out bool never);
             if (never)
             {
-                return;
+                // What stands before a condition that never holds is done all the same.
+                if (!steps.Any(earlier => earlier is EffectStep or MapStep))
+                {
+                    return;
+                }
+
+                break;
             }
 
             if (step is not null)
@@ -164,7 +173,7 @@ internal sealed class NftablesReader
         }
 
         string name = rule.TryGetProperty("handle", out JsonElement handle) ? $"handle {handle}" : "a rule";
-        chain.Rules.Add(new NetfilterRule(name, steps));
+        chain.RulesFor(protocol).Add(new NetfilterRule(name, steps));
     }
 
     private static bool IsDecision(JsonElement statement) =>
@@ -174,8 +183,9 @@ internal sealed class NftablesReader
                 "snat" or "dnat" or "masquerade" or "redirect" ||
             (part.Name == "xt" && part.Value.ValueKind == JsonValueKind.Object && Text(part.Value, "type") == "target"));
 
-    // What a statement is to a packet of plain GRE; null for nothing.
-    private NetfilterStep? ReadStatement(string table, JsonElement statement, bool decides, bool decidesLater, out bool never)
+    // What a statement is to an outer packet of the protocol; null for nothing.
+    private NetfilterStep? ReadStatement(
+        string table, JsonElement statement, byte protocol, bool decides, bool decidesLater, out bool never)
     {
         never = false;
         if (statement.ValueKind != JsonValueKind.Object)
@@ -187,10 +197,10 @@ internal sealed class NftablesReader
         switch (part.Name)
         {
             case "match":
-                NetfilterCondition? condition = ReadMatch(table, part.Value, out never);
+                NetfilterCondition? condition = ReadMatch(table, part.Value, protocol, out never);
                 return condition is null ? null : new ConditionStep(condition);
             case "vmap":
-                return ReadVerdictMap(table, part.Value, out never);
+                return ReadVerdictMap(table, part.Value, protocol, out never);
             case "accept" or "drop" or "jump" or "goto" or "return" or "continue":
                 return new VerdictStep(ReadVerdict(part));
             case "limit" or "ct count" or "quota" or "meter":
@@ -206,20 +216,21 @@ internal sealed class NftablesReader
                 // What passes a packet socket is not tracked anyway.
                 return null;
             case "xt":
-                return ReadExtension(part.Value, decidesLater, out never);
+                return ReadExtension(part.Value, protocol, decidesLater, out never);
             default:
                 return new EffectStep(part.Name, OnlyObserves: false);
         }
     }
 
     // An extension of iptables, of which nft tells the name at most.
-    private static NetfilterStep? ReadExtension(JsonElement extension, bool decidesLater, out bool never)
+    private static NetfilterStep? ReadExtension(JsonElement extension, byte protocol, bool decidesLater, out bool never)
     {
         never = false;
         (string type, string name) = extension.ValueKind == JsonValueKind.Object ? (Text(extension, "type"), Text(extension, "name")) : ("", "");
         switch (type)
         {
-            case "match" when name is "tcp" or "udp" or "udplite" or "sctp" or "dccp" or "icmp" or "esp" or "ah" or "multiport":
+            case "match" when name is "tcp" or "udplite" or "sctp" or "dccp" or "icmp" or "esp" or "ah" ||
+                (name is "udp" or "multiport" && protocol != IpProtocol.Udp):
                 never = true;
                 return null;
             case "match":
@@ -251,7 +262,7 @@ internal sealed class NftablesReader
     private static NetfilterCondition Always(Truth truth) => (in OuterPacket _) => truth;
 
     // Null: it always holds.
-    private NetfilterCondition? ReadMatch(string table, JsonElement match, out bool never)
+    private NetfilterCondition? ReadMatch(string table, JsonElement match, byte protocol, out bool never)
     {
         never = false;
         if (!match.TryGetProperty("left", out JsonElement left) || !match.TryGetProperty("right", out JsonElement right))
@@ -259,7 +270,7 @@ internal sealed class NftablesReader
             return Always(Truth.Maybe);
         }
 
-        Operand[] operands = ReadOperands(left);
+        Operand[] operands = ReadOperands(left, protocol);
         never = operands.Any(operand => operand.Kind == OperandKind.Absent);
         if (never)
         {
@@ -271,7 +282,7 @@ internal sealed class NftablesReader
         {
             "==" or "in" or "" => Compile(table, operands, right),
             "!=" => Not(Compile(table, operands, right)),
-            _ => Always(operands.Length == 1 ? CompareConstant(op, operands[0], right) : Truth.Maybe),
+            _ => operands.Length == 1 ? Compare(op, operands[0], right) : Always(Truth.Maybe),
         };
 
         // What does not depend on the packet's addresses and device is known already.
@@ -288,17 +299,20 @@ internal sealed class NftablesReader
     private static NetfilterCondition Not(NetfilterCondition condition) =>
         (in OuterPacket packet) => (Truth)((int)Truth.Yes - (int)condition(packet));
 
-    // A packet that is sent has come by no device, and one that is received leaves by none: every match of it fails.
+    // A packet that is sent has come by no device, and one that is received leaves by none. The name of none is empty, so that a rule for every
+    // device but one goes on; in kernels before 5.4 it ended there.
     private static NetfilterCondition Guarded(Operand[] operands, NetfilterCondition condition)
     {
         bool asksInput = operands.Any(operand => operand.Kind == OperandKind.InputName);
         bool asksOutput = operands.Any(operand => operand.Kind == OperandKind.OutputName);
-        return (in OuterPacket packet) => (packet.IsReceived ? asksOutput : asksInput) ? Truth.No : condition(packet);
+        return (in OuterPacket packet) => (packet.IsReceived ? asksOutput : asksInput) && condition(packet) != Truth.No
+            ? Truth.Maybe
+            : condition(packet);
     }
 
-    private MapStep? ReadVerdictMap(string table, JsonElement map, out bool never)
+    private MapStep? ReadVerdictMap(string table, JsonElement map, byte protocol, out bool never)
     {
-        Operand[] operands = map.TryGetProperty("key", out JsonElement key) ? ReadOperands(key) : [];
+        Operand[] operands = map.TryGetProperty("key", out JsonElement key) ? ReadOperands(key, protocol) : [];
         never = operands.Any(operand => operand.Kind == OperandKind.Absent);
         if (never)
         {
@@ -353,12 +367,12 @@ internal sealed class NftablesReader
         return _sets.TryGetValue(key, out JsonElement named) ? [.. Elements(named, "elem")] : null;
     }
 
-    private static Operand[] ReadOperands(JsonElement left) =>
+    private static Operand[] ReadOperands(JsonElement left, byte protocol) =>
         left.ValueKind == JsonValueKind.Object && left.TryGetProperty("concat", out JsonElement parts) && parts.ValueKind == JsonValueKind.Array
-            ? [.. parts.EnumerateArray().Select(ReadOperand)]
-            : [ReadOperand(left)];
+            ? [.. parts.EnumerateArray().Select(part => ReadOperand(part, protocol))]
+            : [ReadOperand(left, protocol)];
 
-    private static Operand ReadOperand(JsonElement left)
+    private static Operand ReadOperand(JsonElement left, byte protocol)
     {
         if (left.ValueKind != JsonValueKind.Object)
         {
@@ -371,7 +385,7 @@ internal sealed class NftablesReader
             case "meta":
                 return Text(part.Value, "key") switch
                 {
-                    "l4proto" => new Operand(OperandKind.Protocol),
+                    "l4proto" => new Operand(OperandKind.Protocol, Protocol: protocol),
                     "mark" => new Operand(OperandKind.Number),
                     "nfproto" => new Operand(OperandKind.Word, Word: "ipv4"),
                     "protocol" => new Operand(OperandKind.Word, Word: "ip"),
@@ -380,26 +394,29 @@ internal sealed class NftablesReader
                     _ => default,
                 };
             case "payload" when part.Value.ValueKind == JsonValueKind.Object && !part.Value.TryGetProperty("tunnel", out _):
-                string header = Text(part.Value, "protocol");
-                return OtherHeaders.Contains(header) ? new Operand(OperandKind.Absent) : header != "ip" ? default : Text(part.Value, "field") switch
+                return (Text(part.Value, "protocol"), Text(part.Value, "field")) switch
                 {
-                    "protocol" => new Operand(OperandKind.Protocol),
-                    "saddr" => new Operand(OperandKind.Source),
-                    "daddr" => new Operand(OperandKind.Destination),
+                    ("ip", "protocol") => new Operand(OperandKind.Protocol, Protocol: protocol),
+                    ("ip", "saddr") => new Operand(OperandKind.Source),
+                    ("ip", "daddr") => new Operand(OperandKind.Destination),
+                    ("udp", _) when protocol != IpProtocol.Udp => new Operand(OperandKind.Absent),
+                    ("udp" or "th", "sport") when protocol == IpProtocol.Udp => new Operand(OperandKind.SourcePort),
+                    ("udp" or "th", "dport") when protocol == IpProtocol.Udp => new Operand(OperandKind.DestinationPort),
+                    (string header, _) when OtherHeaders.Contains(header) => new Operand(OperandKind.Absent),
                     _ => default,
                 };
             case "ct":
                 return Text(part.Value, "key") switch
                 {
                     "state" => new Operand(OperandKind.ConntrackState),
-                    "protocol" => new Operand(OperandKind.Protocol),
+                    "protocol" => new Operand(OperandKind.Protocol, Protocol: protocol),
                     _ => default,
                 };
             case "tcp option" or "sctp chunk" or "dccp option":
                 return new Operand(OperandKind.Absent);
             case "&" when part.Value.ValueKind == JsonValueKind.Array && part.Value.GetArrayLength() == 2:
                 // A mark of 0 stays 0 under any mask.
-                Operand masked = ReadOperand(part.Value[0]);
+                Operand masked = ReadOperand(part.Value[0], protocol);
                 return masked.Kind is OperandKind.Number or OperandKind.Absent ? masked : default;
             default:
                 return default;
@@ -494,16 +511,18 @@ internal sealed class NftablesReader
                 return (in OuterPacket packet) => (isSource ? packet.Source : packet.Destination).Ipv4 is uint address && address >= first && address <= last
                     ? Truth.Yes
                     : Truth.No;
+            case OperandKind.SourcePort or OperandKind.DestinationPort:
+                return TryReadPorts(value, out long lowest, out long highest) ? ComparePort(operand, lowest, highest) : Always(Truth.Maybe);
             case OperandKind.InputName or OperandKind.OutputName:
-                return value.ValueKind == JsonValueKind.String ? CompileName(value.GetString()!) : Always(Truth.Maybe);
+                return value.ValueKind == JsonValueKind.String ? CompileName(value.GetString()!, operand.Kind == OperandKind.InputName) : Always(Truth.Maybe);
             case OperandKind.Protocol:
-                return Always(MatchProtocol(value));
+                return Always(MatchProtocol(value, operand.Protocol));
             case OperandKind.Number:
                 return Always(MatchZero(value));
             case OperandKind.Word:
                 return Always(value.ValueKind != JsonValueKind.String ? Truth.Maybe : value.GetString() == operand.Word ? Truth.Yes : Truth.No);
             case OperandKind.ConntrackState:
-                // What connection tracking calls invalid is damaged, and is no GRE that either kind of socket would yield.
+                // What connection tracking calls invalid is damaged: it is no GRE that either kind of socket would yield, and none that is sent.
                 return Always(value.ValueKind == JsonValueKind.String && value.GetString() == "invalid" ? Truth.No : Truth.Maybe);
             default:
                 return Always(Truth.Maybe);
@@ -511,28 +530,30 @@ internal sealed class NftablesReader
     }
 
     // A name may end with a wildcard; an asterisk of its own is escaped.
-    private static NetfilterCondition CompileName(string name)
+    private static NetfilterCondition CompileName(string name, bool isInput)
     {
         if (name.EndsWith('*') && !name.EndsWith("\\*", StringComparison.Ordinal))
         {
             string beginning = name[..^1];
-            return (in OuterPacket packet) => packet.LinkName.StartsWith(beginning, StringComparison.Ordinal) ? Truth.Yes : Truth.No;
+            return (in OuterPacket packet) => DeviceOf(packet, isInput).StartsWith(beginning, StringComparison.Ordinal) ? Truth.Yes : Truth.No;
         }
 
-        return (in OuterPacket packet) => packet.LinkName == name ? Truth.Yes : Truth.No;
+        return (in OuterPacket packet) => DeviceOf(packet, isInput) == name ? Truth.Yes : Truth.No;
     }
 
-    private static Truth MatchProtocol(JsonElement value)
+    private static string DeviceOf(in OuterPacket packet, bool isInput) => packet.IsReceived == isInput ? packet.LinkName : "";
+
+    private static Truth MatchProtocol(JsonElement value, byte protocol)
     {
         switch (value.ValueKind)
         {
             case JsonValueKind.Number:
-                return value.TryGetInt64(out long number) && number == IpProtocol.Gre ? Truth.Yes : Truth.No;
+                return value.TryGetInt64(out long number) && number == protocol ? Truth.Yes : Truth.No;
             case JsonValueKind.String:
-                return value.GetString() is GreName or "47" ? Truth.Yes : Truth.No;
+                return (protocol == IpProtocol.Udp ? value.GetString() is "udp" or "17" : value.GetString() is "gre" or "47") ? Truth.Yes : Truth.No;
             case JsonValueKind.Object when value.TryGetProperty("range", out JsonElement range) && range.GetArrayLength() == 2:
                 return range[0].ValueKind == JsonValueKind.Number && range[1].ValueKind == JsonValueKind.Number
-                    ? range[0].GetInt64() <= IpProtocol.Gre && range[1].GetInt64() >= IpProtocol.Gre ? Truth.Yes : Truth.No
+                    ? range[0].GetInt64() <= protocol && range[1].GetInt64() >= protocol ? Truth.Yes : Truth.No
                     : Truth.Maybe;
             default:
                 return Truth.Maybe;
@@ -547,22 +568,49 @@ internal sealed class NftablesReader
         _ => Truth.Maybe,
     };
 
-    // Of what is ordered only the mark is known, which is 0.
-    private static Truth CompareConstant(string op, Operand operand, JsonElement right)
+    // Of what is ordered only ports are known, and the mark, which is 0.
+    private static NetfilterCondition Compare(string op, Operand operand, JsonElement right)
     {
-        if (operand.Kind is not OperandKind.Number || right.ValueKind != JsonValueKind.Number || !right.TryGetInt64(out long number))
+        if (operand.Kind is not (OperandKind.Number or OperandKind.SourcePort or OperandKind.DestinationPort) ||
+            right.ValueKind != JsonValueKind.Number || !right.TryGetInt64(out long number))
         {
-            return Truth.Maybe;
+            return Always(Truth.Maybe);
         }
 
-        return op switch
+        (long First, long Last)? range = op switch
         {
-            "<" => 0 < number ? Truth.Yes : Truth.No,
-            "<=" => 0 <= number ? Truth.Yes : Truth.No,
-            ">" => 0 > number ? Truth.Yes : Truth.No,
-            ">=" => 0 >= number ? Truth.Yes : Truth.No,
-            _ => Truth.Maybe,
+            "<" => (0, number - 1),
+            "<=" => (0, number),
+            ">" => (number + 1, long.MaxValue),
+            ">=" => (number, long.MaxValue),
+            _ => null,
         };
+        return range is not (long first, long last) ? Always(Truth.Maybe)
+            : operand.Kind == OperandKind.Number ? Always(first <= 0 && last >= 0 ? Truth.Yes : Truth.No)
+            : ComparePort(operand, first, last);
+    }
+
+    private static NetfilterCondition ComparePort(Operand operand, long first, long last)
+    {
+        bool asksSource = operand.Kind == OperandKind.SourcePort;
+        return (in OuterPacket packet) => (asksSource ? packet.SourcePorts : PortRange.Of(packet.DestinationPort)).IsWithin(first, last);
+    }
+
+    // A service's name is not looked up.
+    private static bool TryReadPorts(JsonElement value, out long first, out long last)
+    {
+        first = last = 0;
+        if (value.ValueKind == JsonValueKind.Number)
+        {
+            bool isOne = value.TryGetInt64(out first);
+            last = first;
+            return isOne;
+        }
+
+        return value.ValueKind == JsonValueKind.Object && value.TryGetProperty("range", out JsonElement range) &&
+            range.ValueKind == JsonValueKind.Array && range.GetArrayLength() == 2 &&
+            range[0].ValueKind == JsonValueKind.Number && range[0].TryGetInt64(out first) &&
+            range[1].ValueKind == JsonValueKind.Number && range[1].TryGetInt64(out last);
     }
 
     private static bool TryReadAddresses(JsonElement value, out uint first, out uint last)
@@ -607,7 +655,7 @@ internal sealed class NftablesReader
         return true;
     }
 
-    private readonly record struct Operand(OperandKind Kind, string Word = "")
+    private readonly record struct Operand(OperandKind Kind, string Word = "", byte Protocol = 0)
     {
         public bool IsConstant => Kind is OperandKind.Protocol or OperandKind.Number or OperandKind.Word or OperandKind.ConntrackState;
     }

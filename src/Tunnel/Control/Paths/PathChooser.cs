@@ -7,7 +7,8 @@ namespace Tunnel.Control.Paths;
 /// <summary>
 /// Decides by which way plain GRE over IPv4 goes, raw or packet sockets, and keeps the next hops that packet sockets need. Left to
 /// itself it uses packet sockets unless something would be gone around that way: a netfilter rule, an IPsec policy. It follows the host's
-/// notifications. What it can't find out counts as a reason for raw sockets, which are right in any case.
+/// notifications. What it can't find out counts as a reason for raw sockets, which are right in any case. For GRE-in-UDP over IPv4 it keeps
+/// the next hops of those targets whose super-packets may go around the UDP sockets; the others stay with those, which is told nobody.
 /// Thread-safe; the decisions are made one after the other.
 /// </summary>
 internal sealed partial class PathChooser : IAsyncDisposable
@@ -30,6 +31,7 @@ internal sealed partial class PathChooser : IAsyncDisposable
     private readonly IUnderlayPaths _paths;
     private readonly IHostPolicies _policies;
     private readonly IHostNeighbors _neighbors;
+    private readonly PortRange _sourcePorts;
     private readonly EventStream _events;
     private readonly TimeProvider _time;
     private readonly ILogger _log;
@@ -63,6 +65,7 @@ internal sealed partial class PathChooser : IAsyncDisposable
     /// <param name="paths">What is told the ways.</param>
     /// <param name="policies">The host's IPsec policies and netfilter rules.</param>
     /// <param name="neighbors">The host's next hops and neighbours.</param>
+    /// <param name="sourcePorts">The UDP ports that GRE-in-UDP may be sent from.</param>
     /// <param name="events">Where changes are told.</param>
     /// <param name="time">The clock.</param>
     /// <param name="log">The log.</param>
@@ -72,6 +75,7 @@ internal sealed partial class PathChooser : IAsyncDisposable
         IUnderlayPaths paths,
         IHostPolicies policies,
         IHostNeighbors neighbors,
+        PortRange sourcePorts,
         EventStream events,
         TimeProvider time,
         ILogger log)
@@ -81,6 +85,7 @@ internal sealed partial class PathChooser : IAsyncDisposable
         _paths = paths;
         _policies = policies;
         _neighbors = neighbors;
+        _sourcePorts = sourcePorts;
         _events = events;
         _time = time;
         _log = log;
@@ -174,6 +179,11 @@ internal sealed partial class PathChooser : IAsyncDisposable
         catch (UnderlayException)
         {
             _paths.UsePaths(UnderlayPath.Raw, UnderlayPath.Raw);
+        }
+
+        foreach (UnderlayTarget target in _targets.Keys.Where(IsUdp))
+        {
+            target.Neighbor = null;
         }
 
         Volatile.Write(ref _reasons, [$"the ways can't be chosen: {reason}"]);
@@ -287,7 +297,7 @@ internal sealed partial class PathChooser : IAsyncDisposable
             changes = [.. _neighborChanges];
             _neighborChanges.Clear();
             (lost, routes, peers) = (_neighborsLost, _routesChanged, _peersChanged);
-            rules = _blind is null || _rules is null ? _rules : _rules with { Netfilter = new NetfilterRuleset([], [_blind]) };
+            rules = _blind is null || _rules is null ? _rules : _rules with { Netfilter = new NetfilterRuleset([], [_blind]), IsBlind = true };
             _neighborsLost = _routesChanged = _peersChanged = false;
         }
 
@@ -315,7 +325,7 @@ internal sealed partial class PathChooser : IAsyncDisposable
         foreach (Peer peer in _peers())
         {
             UnderlayTarget target = peer.Target;
-            if (!peer.IsReady || target.UdpPort != 0 || !target.Endpoint.IsIpv4)
+            if (!peer.IsReady || !target.Endpoint.IsIpv4)
             {
                 continue;
             }
@@ -353,8 +363,9 @@ internal sealed partial class PathChooser : IAsyncDisposable
         bool added = false;
         for (int i = 0; i < states.Length; i++)
         {
-            states[i].Hop = hops[i];
-            if (hops[i] is { IsEthernet: true, Address.IsNone: false } hop)
+            // Where GRE-in-UDP would be cut before the link, UDP sockets are faster.
+            states[i].Hop = IsUdp(states[i].Peer.Target) && hops[i] is { CarriesUdpTunnels: false } ? null : hops[i];
+            if (states[i].Hop is { IsEthernet: true, Address.IsNone: false } hop)
             {
                 (int, InetAddress) key = (hop.LinkIndex, hop.Address);
                 wanted.Add(key);
@@ -410,13 +421,22 @@ internal sealed partial class PathChooser : IAsyncDisposable
 
         foreach (TargetState state in rules is null ? Enumerable.Empty<TargetState>() : _targets.Values)
         {
-            state.IsCovered = false;
+            state.IsHindered = false;
             if (state.Hop is not HostNextHop hop)
             {
                 continue;
             }
 
-            var flow = new UnderlayFlow(state.Peer.Settings.Local, state.Peer.Target.Endpoint, hop.LinkName);
+            UnderlayTarget target = state.Peer.Target;
+            var flow = new UnderlayFlow(state.Peer.Settings.Local, target.Endpoint, hop.LinkName, target.UdpPort, _sourcePorts);
+            if (IsUdp(target))
+            {
+                // Its sockets need no telling, and concern no other peer.
+                state.IsHindered =
+                    XfrmJudgement.FindHindrance(rules!.Xfrm, flow) is not null || rules.Netfilter.FindHindrance(flow) is not null;
+                continue;
+            }
+
             if (!hop.IsEthernet)
             {
                 Add($"{hop.LinkName}, the way to {flow.Endpoint}, is no Ethernet device");
@@ -425,7 +445,7 @@ internal sealed partial class PathChooser : IAsyncDisposable
             // An IPsec policy concerns the sending to its own peer only; but nobody can tell packet sockets to leave out one sender.
             if (XfrmJudgement.FindHindrance(rules!.Xfrm, flow) is string policy)
             {
-                state.IsCovered = true;
+                state.IsHindered = true;
                 Add(policy);
             }
 
@@ -450,11 +470,12 @@ internal sealed partial class PathChooser : IAsyncDisposable
     }
 
     // What leads to raw sockets is told to the underlays before the next hops are taken away, and what leads to packet sockets after
-    // they are given. A target without a next hop is sent to by a raw socket in any case.
+    // they are given. A target without a next hop is sent to by a raw socket in any case. Targets of GRE-in-UDP have no ways: a next hop or none
+    // is all that they are told.
     private void Enact()
     {
         (UnderlayPath? pinnedReceive, UnderlayPath? pinnedSend) = _configured();
-        bool isIdle = _targets.Count == 0;
+        bool isIdle = _targets.Keys.All(IsUdp);
         UnderlayPath receive = pinnedReceive ?? (_receiveHindered || isIdle ? UnderlayPath.Raw : UnderlayPath.Packet);
         UnderlayPath send = pinnedSend ?? (_sendHindered || isIdle ? UnderlayPath.Raw : UnderlayPath.Packet);
         var next = (receive, send);
@@ -465,24 +486,33 @@ internal sealed partial class PathChooser : IAsyncDisposable
             _paths.UsePaths(both.Item1, both.Item2);
         }
 
-        foreach ((UnderlayTarget target, TargetState state) in _targets)
-        {
-            bool isRaw = send == UnderlayPath.Raw || (state.IsCovered && pinnedSend is null);
-            LinkNeighbor? neighbor = isRaw ? null : Resolve(state.Hop);
-            if (target.Neighbor != neighbor)
-            {
-                target.Neighbor = neighbor;
-            }
-        }
-
+        GiveNextHops(isUdp: false, send == UnderlayPath.Raw, pinnedSend is not null);
         if (next != both)
         {
             _paths.UsePaths(receive, send);
         }
 
+        GiveNextHops(isUdp: true, pinnedSend is UnderlayPath.Raw || _judgedRules is not { IsBlind: false }, pinnedSend is not null);
         Tell(_paths.Paths, pinnedReceive is UnderlayPath.Raw && pinnedSend is UnderlayPath.Raw
             ? ["the configuration pins datapath.receive and datapath.send to raw"]
             : _hindrances);
+    }
+
+    private void GiveNextHops(bool isUdp, bool isNone, bool isPinned)
+    {
+        foreach ((UnderlayTarget target, TargetState state) in _targets)
+        {
+            if (IsUdp(target) != isUdp)
+            {
+                continue;
+            }
+
+            LinkNeighbor? neighbor = isNone || (state.IsHindered && !isPinned) ? null : Resolve(state.Hop);
+            if (target.Neighbor != neighbor)
+            {
+                target.Neighbor = neighbor;
+            }
+        }
     }
 
     private LinkNeighbor? Resolve(HostNextHop? hop)
@@ -569,6 +599,8 @@ internal sealed partial class PathChooser : IAsyncDisposable
         LogChosen(detail);
     }
 
+    private static bool IsUdp(UnderlayTarget target) => target.UdpPort != 0;
+
     private static string Word(UnderlayPath path) => path == UnderlayPath.Packet ? "packet" : "raw";
 
     [LoggerMessage(Level = LogLevel.Information, Message = "datapath: {Paths}")]
@@ -580,16 +612,17 @@ internal sealed partial class PathChooser : IAsyncDisposable
     [LoggerMessage(Level = LogLevel.Error, Message = "a bug in following the host's paths, uses raw sockets and will try again")]
     private partial void LogBug(Exception bug);
 
-    private sealed record HostRules(XfrmPolicies Xfrm, NetfilterRuleset Netfilter);
+    private sealed record HostRules(XfrmPolicies Xfrm, NetfilterRuleset Netfilter, bool IsBlind = false);
 
     private sealed class TargetState
     {
         public required Peer Peer { get; set; }
 
+        /// <summary>Null where there is none that its packets could be handed to directly.</summary>
         public HostNextHop? Hop { get; set; }
 
-        /// <summary>Whether an IPsec policy covers it.</summary>
-        public bool IsCovered { get; set; }
+        /// <summary>Whether an IPsec policy covers it, or with GRE-in-UDP a netfilter rule may apply.</summary>
+        public bool IsHindered { get; set; }
 
         /// <summary>Packets sent at the last round.</summary>
         public long Sent { get; set; }

@@ -4,7 +4,7 @@ using Tunnel.Wire;
 namespace Tunnel.Control.Paths;
 
 /// <summary>
-/// Whether IPsec policies may apply to plain GRE between two hosts, which a packet socket would let pass unprotected. Ports, devices and
+/// Whether IPsec policies may apply to GRE or GRE-in-UDP between two hosts, which would pass unprotected where the kernel does not send it. Ports, devices and
 /// priorities of policies are not looked at: what may apply counts.
 /// </summary>
 internal static class XfrmJudgement
@@ -20,7 +20,7 @@ internal static class XfrmJudgement
         foreach (XfrmPolicy policy in policies.Policies)
         {
             (InetAddress from, InetAddress to) = policy.Direction == XfrmDirection.In ? (flow.Endpoint, flow.Local) : (flow.Local, flow.Endpoint);
-            if ((policy.IsBlock || policy.HasTemplates) && policy.Protocol is 0 or IpProtocol.Gre &&
+            if ((policy.IsBlock || policy.HasTemplates) && (policy.Protocol == 0 || policy.Protocol == flow.Protocol) &&
                 policy.Source.Contains(from) && policy.Destination.Contains(to))
             {
                 return $"IPsec: a policy {(policy.IsBlock ? "blocks" : "covers")} {from} -> {to} (ip xfrm policy)";

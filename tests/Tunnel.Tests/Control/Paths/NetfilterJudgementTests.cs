@@ -9,6 +9,7 @@ namespace Tunnel.Tests.Control.Paths;
 public sealed class NetfilterJudgementTests
 {
     private static readonly UnderlayFlow Flow = new(FakeHostNetwork.Address("192.168.40.11"), FakeHostNetwork.Address("192.168.40.12"), "eth0");
+    private static readonly UnderlayFlow Udp = Flow with { UdpPort = 4754, SourcePorts = PortRange.Ephemeral };
 
     [Theory]
     [InlineData("docker")]
@@ -25,6 +26,32 @@ public sealed class NetfilterJudgementTests
         Judge(new NetfilterRules(Ruleset("firewalld-like.json"), null, null, [])));
 
     [Theory]
+    [InlineData("docker")]
+    [InlineData("docker-nft")]
+    [InlineData("kube-proxy")]
+    [InlineData("firewalld-like")]
+    [InlineData("firewalld-like-gre")]
+    [InlineData("server")]
+    [InlineData("ufw-like")]
+    public void UsualRulesetsLetGreInUdpOut(string name) =>
+        Assert.Null(Judge(new NetfilterRules(Ruleset(name + ".json"), null, null, []), Udp));
+
+    // Docker's published port in these rules: it may be this host's own address that is meant, so another port than ours is what lets it pass.
+    [Theory]
+    [InlineData("docker.json")]
+    [InlineData("docker-nft.json")]
+    [InlineData("docker.iptables")]
+    public void APublishedPortCountsForItself(string file)
+    {
+        string text = Ruleset(file);
+        NetfilterRules rules = file.EndsWith(".json", StringComparison.Ordinal) ? new(text, null, null, []) : new(null, null, text, []);
+        Assert.Null(Judge(rules, Udp));
+        Assert.NotNull(Judge(rules, Udp with { UdpPort = 5353 }));
+        Assert.Null(Judge(rules, Udp with { UdpPort = 8080 }));
+        Assert.Null(Judge(rules, Flow));
+    }
+
+    [Theory]
     [InlineData("docker", true)]
     [InlineData("kube-proxy", true)]
     [InlineData("ufw-like", true)]
@@ -33,6 +60,8 @@ public sealed class NetfilterJudgementTests
         string text = Ruleset(name + ".iptables");
         Assert.Equal(isHarmless, Judge(new NetfilterRules(null, null, text, [])) is null);
         Assert.Equal(isHarmless, Judge(new NetfilterRules(Ruleset(name + ".json"), text, null, [])) is null);
+        Assert.Null(Judge(new NetfilterRules(null, null, text, []), Udp));
+        Assert.Null(Judge(new NetfilterRules(Ruleset(name + ".json"), text, null, []), Udp));
     }
 
     [Fact]
@@ -69,6 +98,7 @@ public sealed class NetfilterJudgementTests
     public void WhatCantBeReadCounts()
     {
         Assert.Equal("no nft", Judge(new NetfilterRules(null, null, null, ["no nft"])));
+        Assert.Equal("no nft", Judge(new NetfilterRules(null, null, null, ["no nft"]), Udp));
         Assert.StartsWith("nftables: what nft printed can't be read", Judge(new NetfilterRules("{", null, null, [])), StringComparison.Ordinal);
         Assert.StartsWith("nftables: what nft printed can't be read", Judge(new NetfilterRules("{}", null, null, [])), StringComparison.Ordinal);
         Assert.StartsWith("nftables: what nft printed can't be read", Judge(new NetfilterRules("[]", null, null, [])), StringComparison.Ordinal);
@@ -86,6 +116,114 @@ public sealed class NetfilterJudgementTests
         Assert.Equal($"nftables: chain base (table inet t) has policy drop, which {gre} may reach", JudgeRules(hook, "drop"));
         Assert.Null(JudgeRules(hook, "drop", """{"match": {"op": "==", "left": {"meta": {"key": "l4proto"}}, "right": "gre"}}, {"accept": null}"""));
     }
+
+    // UDP sockets receive behind all rules.
+    [Theory]
+    [InlineData("prerouting", false)]
+    [InlineData("input", false)]
+    [InlineData("output", true)]
+    [InlineData("postrouting", true)]
+    [InlineData("ingress", false)]
+    [InlineData("forward", false)]
+    public void GreInUdpMeetsOnlyTheHooksOfSending(string hook, bool counts)
+    {
+        Assert.Equal(
+            counts ? "nftables: chain base (table inet t) has policy drop, which GRE-in-UDP to 192.168.40.12 may reach" : null,
+            JudgeRulesFor(Udp, hook, "drop"));
+        Assert.Null(JudgeRulesFor(Udp, hook, "drop", """{"match": {"op": "==", "left": {"payload": {"protocol": "udp", "field": "dport"}}, "right": 4754}}, {"accept": null}"""));
+        Assert.Equal(
+            counts,
+            JudgeRulesFor(Udp, hook, "drop", """{"match": {"op": "==", "left": {"meta": {"key": "l4proto"}}, "right": "gre"}}, {"accept": null}""") is not null);
+    }
+
+    // Each condition before a drop, on sending: whether the drop counts for GRE-in-UDP, and for GRE.
+    [Theory]
+    [InlineData("""{"match": {"op": "==", "left": {"meta": {"key": "l4proto"}}, "right": "udp"}}""", true, false)]
+    [InlineData("""{"match": {"op": "==", "left": {"meta": {"key": "l4proto"}}, "right": 17}}""", true, false)]
+    [InlineData("""{"match": {"op": "==", "left": {"meta": {"key": "l4proto"}}, "right": {"range": [17, 20]}}}""", true, false)]
+    [InlineData("""{"match": {"op": "==", "left": {"meta": {"key": "l4proto"}}, "right": {"set": ["tcp", "udp"]}}}""", true, false)]
+    [InlineData("""{"match": {"op": "==", "left": {"meta": {"key": "l4proto"}}, "right": {"set": ["tcp", "gre"]}}}""", false, true)]
+    [InlineData("""{"match": {"op": "!=", "left": {"payload": {"protocol": "ip", "field": "protocol"}}, "right": "udp"}}""", false, true)]
+    [InlineData("""{"match": {"op": "!=", "left": {"ct": {"key": "protocol"}}, "right": "gre"}}""", true, false)]
+    [InlineData("""{"match": {"op": "==", "left": {"payload": {"protocol": "udp", "field": "dport"}}, "right": 4754}}""", true, false)]
+    [InlineData("""{"match": {"op": "==", "left": {"payload": {"protocol": "udp", "field": "dport"}}, "right": 4755}}""", false, false)]
+    [InlineData("""{"match": {"op": "!=", "left": {"payload": {"protocol": "udp", "field": "dport"}}, "right": 4754}}""", false, false)]
+    [InlineData("""{"match": {"op": "!=", "left": {"payload": {"protocol": "udp", "field": "dport"}}, "right": {"set": [53, {"range": [4000, 4753]}]}}}""", true, false)]
+    [InlineData("""{"match": {"op": "==", "left": {"payload": {"protocol": "udp", "field": "dport"}}, "right": {"set": [53, {"range": [4000, 4754]}]}}}""", true, false)]
+    [InlineData("""{"match": {"op": "==", "left": {"payload": {"protocol": "udp", "field": "dport"}}, "right": {"range": [4755, 65535]}}}""", false, false)]
+    [InlineData("""{"match": {"op": "==", "left": {"payload": {"protocol": "udp", "field": "dport"}}, "right": "gre-in-udp"}}""", true, false)]
+    [InlineData("""{"match": {"op": "==", "left": {"payload": {"protocol": "udp", "field": "dport"}}, "right": "@ports"}}""", true, false)]
+    [InlineData("""{"match": {"op": "==", "left": {"payload": {"protocol": "udp", "field": "dport"}}, "right": "@others"}}""", false, false)]
+    [InlineData("""{"match": {"op": "==", "left": {"payload": {"protocol": "udp", "field": "dport"}}, "right": "@missing"}}""", true, false)]
+    [InlineData("""{"match": {"op": "<", "left": {"payload": {"protocol": "udp", "field": "dport"}}, "right": 4754}}""", false, false)]
+    [InlineData("""{"match": {"op": "<=", "left": {"payload": {"protocol": "udp", "field": "dport"}}, "right": 4754}}""", true, false)]
+    [InlineData("""{"match": {"op": ">=", "left": {"payload": {"protocol": "udp", "field": "dport"}}, "right": 4754}}""", true, false)]
+    [InlineData("""{"match": {"op": ">", "left": {"payload": {"protocol": "udp", "field": "dport"}}, "right": 4754}}""", false, false)]
+    [InlineData("""{"match": {"op": "==", "left": {"&": [{"payload": {"protocol": "udp", "field": "dport"}}, 1]}, "right": 1}}""", true, false)]
+    [InlineData("""{"match": {"op": "==", "left": {"payload": {"protocol": "udp", "field": "length"}}, "right": 8}}""", true, false)]
+    [InlineData("""{"match": {"op": "==", "left": {"payload": {"protocol": "th", "field": "dport"}}, "right": 4754}}""", true, true)]
+    [InlineData("""{"match": {"op": "==", "left": {"payload": {"protocol": "th", "field": "dport"}}, "right": 53}}""", false, true)]
+    [InlineData("""{"match": {"op": "==", "left": {"payload": {"base": "th", "offset": 16, "len": 16}}, "right": 53}}""", true, true)]
+    [InlineData("""{"match": {"op": "==", "left": {"payload": {"protocol": "udp", "field": "sport"}}, "right": 49151}}""", false, false)]
+    [InlineData("""{"match": {"op": "==", "left": {"payload": {"protocol": "udp", "field": "sport"}}, "right": 49152}}""", true, false)]
+    [InlineData("""{"match": {"op": "!=", "left": {"payload": {"protocol": "udp", "field": "sport"}}, "right": 50000}}""", true, false)]
+    [InlineData("""{"match": {"op": "!=", "left": {"payload": {"protocol": "udp", "field": "sport"}}, "right": {"range": [49152, 65535]}}}""", false, false)]
+    [InlineData("""{"match": {"op": "<", "left": {"payload": {"protocol": "th", "field": "sport"}}, "right": 49152}}""", false, true)]
+    [InlineData("""{"match": {"op": "==", "left": {"payload": {"protocol": "tcp", "field": "dport"}}, "right": 4754}}""", false, false)]
+    [InlineData("""{"match": {"op": "==", "left": {"payload": {"protocol": "udplite", "field": "dport"}}, "right": 4754}}""", false, false)]
+    [InlineData("""{"match": {"op": "==", "left": {"concat": [{"meta": {"key": "l4proto"}}, {"payload": {"protocol": "th", "field": "dport"}}]}, "right": {"set": [{"concat": ["udp", 4754]}, {"concat": ["tcp", 80]}]}}}""", true, false)]
+    [InlineData("""{"match": {"op": "==", "left": {"concat": [{"meta": {"key": "l4proto"}}, {"payload": {"protocol": "th", "field": "dport"}}]}, "right": {"set": [{"concat": ["udp", 53]}, {"concat": ["tcp", 4754]}]}}}""", false, false)]
+    [InlineData("""{"match": {"op": "==", "left": {"payload": {"protocol": "ip", "field": "daddr"}}, "right": "192.168.40.12"}}""", true, true)]
+    [InlineData("""{"match": {"op": "==", "left": {"payload": {"protocol": "ip", "field": "daddr"}}, "right": "192.168.40.13"}}""", false, false)]
+    [InlineData("""{"match": {"op": "!=", "left": {"meta": {"key": "iifname"}}, "right": "docker0"}}""", true, true)]
+    [InlineData("""{"match": {"op": "==", "left": {"meta": {"key": "iifname"}}, "right": "eth0"}}""", false, false)]
+    [InlineData("""{"match": {"op": "==", "left": {"meta": {"key": "skuid"}}, "right": 0}}""", true, true)]
+    [InlineData("""{"match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": "invalid"}}""", false, false)]
+    [InlineData("""{"xt": {"type": "match", "name": "udp"}}""", true, false)]
+    [InlineData("""{"xt": {"type": "match", "name": "multiport"}}""", true, false)]
+    [InlineData("""{"xt": {"type": "match", "name": "tcp"}}""", false, false)]
+    public void ADropOnSendingCountsForItsProtocol(string condition, bool countsForUdp, bool countsForGre)
+    {
+        const string Sets = """
+            {"set": {"family": "inet", "name": "ports", "table": "t", "type": "inet_service", "handle": 4, "flags": ["interval"], "elem": [53, {"range": [4700, 4800]}]}},
+            {"set": {"family": "inet", "name": "others", "table": "t", "type": "inet_service", "handle": 5, "elem": [53, 4755]}},
+            """;
+        var rules = new NetfilterRules(Json("inet", "output", "accept", [condition + """, {"drop": null}"""], Sets), null, null, []);
+        Assert.Equal((countsForUdp, countsForGre), (Judge(rules, Udp) is not null, Judge(rules) is not null));
+    }
+
+    [Fact]
+    public void WhereTheSourcePortIsNotKnownItMayBeAny()
+    {
+        const string Rule = """{"match": {"op": "==", "left": {"payload": {"protocol": "udp", "field": "sport"}}, "right": 53}}, {"drop": null}""";
+        Assert.Null(JudgeRulesFor(Udp, "output", "accept", Rule));
+        Assert.NotNull(JudgeRulesFor(Udp with { SourcePorts = PortRange.Any }, "output", "accept", Rule));
+        const string Text = "*filter\n:OUTPUT ACCEPT [0:0]\n-A OUTPUT -p udp -m udp --sport 53 -j DROP\nCOMMIT\n";
+        Assert.Null(Judge(new NetfilterRules(null, null, Text, []), Udp));
+        Assert.NotNull(Judge(new NetfilterRules(null, null, Text, []), Udp with { SourcePorts = PortRange.Any }));
+    }
+
+    [Fact]
+    public void WhatIsDoneBeforeAConditionCounts()
+    {
+        const string Mark = """{"mangle": {"key": {"meta": {"key": "mark"}}, "value": 1}}, {"match": {"op": "==", "left": {"payload": {"protocol": "tcp", "field": "dport"}}, "right": 22}}, {"accept": null}""";
+        Assert.NotNull(JudgeRulesFor(Udp, "output", "accept", Mark));
+        Assert.NotNull(JudgeRulesFor(Flow, "output", "accept", Mark));
+        Assert.NotNull(JudgeRulesFor(Flow, "output", "accept", Mark.Replace("mangle", "log", StringComparison.Ordinal)));
+        Assert.Null(JudgeRulesFor(Flow, "input", "accept", Mark.Replace("mangle", "log", StringComparison.Ordinal)));
+        Assert.Null(JudgeRulesFor(Udp, "output", "accept", Mark.Replace("mangle", "counter", StringComparison.Ordinal)));
+
+        // And what stands behind it does not.
+        Assert.Null(JudgeRulesFor(Flow, "input", "drop", Mark.Replace("mangle", "log", StringComparison.Ordinal), "{\"accept\": null}"));
+    }
+
+    [Theory]
+    [InlineData(true, "4754", "accept")]
+    [InlineData(false, "4755", "accept")]
+    [InlineData(false, "4754", "drop")]
+    public void AVerdictMapOfPortsIsFollowed(bool passes, string port, string verdict) => Assert.Equal(
+        passes,
+        JudgeRulesFor(Udp, "output", "drop", $$"""{"vmap": {"key": {"payload": {"protocol": "udp", "field": "dport"} }, "data": {"set": [[53, {"accept": null}], [{{port}}, {"{{verdict}}": null}]]} } }""") is null);
 
     [Fact]
     public void AnotherFamilyIsNotOurs()
@@ -147,7 +285,8 @@ public sealed class NetfilterJudgementTests
     [InlineData("""{"match": {"op": "==", "left": {"meta": {"key": "iifname"}}, "right": "eth*"}}""", true)]
     [InlineData("""{"match": {"op": "==", "left": {"meta": {"key": "iifname"}}, "right": {"set": ["br-x", "docker*"]}}}""", false)]
     [InlineData("""{"match": {"op": "!=", "left": {"meta": {"key": "iifname"}}, "right": "docker0"}}""", true)]
-    [InlineData("""{"match": {"op": "!=", "left": {"meta": {"key": "oifname"}}, "right": "docker0"}}""", false)]
+    [InlineData("""{"match": {"op": "!=", "left": {"meta": {"key": "oifname"}}, "right": "docker0"}}""", true)]
+    [InlineData("""{"match": {"op": "==", "left": {"meta": {"key": "oifname"}}, "right": "eth0"}}""", false)]
     [InlineData("""{"match": {"op": "==", "left": {"meta": {"key": "iifkind"}}, "right": "wg"}}""", true)]
     [InlineData("""{"match": {"op": "==", "left": {"meta": {"key": "nfproto"}}, "right": "ipv6"}}""", false)]
     [InlineData("""{"match": {"op": "==", "left": {"meta": {"key": "protocol"}}, "right": "ip"}}""", true)]
@@ -205,6 +344,8 @@ public sealed class NetfilterJudgementTests
     {
         Assert.Equal(countsReceived, JudgeRules("input", "accept", statement) is not null);
         Assert.Equal(countsSent, JudgeRules("output", "accept", statement) is not null);
+        Assert.Equal(countsSent, JudgeRulesFor(Udp, "output", "accept", statement) is not null);
+        Assert.Null(JudgeRulesFor(Udp, "input", "accept", statement));
     }
 
     // Rules of a chain whose policy is to drop: whether all of GRE is let pass before.
@@ -281,6 +422,55 @@ public sealed class NetfilterJudgementTests
         }
     }
 
+    // On sending: whether it counts for GRE-in-UDP, and for GRE.
+    [Theory]
+    [InlineData("-p udp -j DROP", true, false)]
+    [InlineData("-p 17 -j DROP", true, false)]
+    [InlineData("-p gre -j DROP", false, true)]
+    [InlineData("-p all -j DROP", true, true)]
+    [InlineData("! -p udp -j DROP", false, true)]
+    [InlineData("-p udplite -j DROP", false, false)]
+    [InlineData("-p udp -m udp --dport 4754 -j DROP", true, false)]
+    [InlineData("-p udp -m udp --dport 4755 -j DROP", false, false)]
+    [InlineData("-p udp -m udp ! --dport 4754 -j DROP", false, false)]
+    [InlineData("-p udp -m udp ! --dport 53 -j DROP", true, false)]
+    [InlineData("-p udp -m udp --dport 4000:4754 -j DROP", true, false)]
+    [InlineData("-p udp -m udp --dport 4755:65535 -j DROP", false, false)]
+    [InlineData("-p udp -m udp --dport domain -j DROP", true, false)]
+    [InlineData("-p udp -m udp --sport 1:49151 -j DROP", false, false)]
+    [InlineData("-p udp -m udp --sport 50000 -j DROP", true, false)]
+    [InlineData("-p udp -m udp ! --sport 50000 -j DROP", true, false)]
+    [InlineData("-p udp -m udp ! --sport 49152:65535 -j DROP", false, false)]
+    [InlineData("-p udp -m multiport --dports 53,4754 -j DROP", true, false)]
+    [InlineData("-p udp -m multiport --dports 53,4000:4999 -j DROP", true, false)]
+    [InlineData("-p udp -m multiport --dports 53,123 -j DROP", false, false)]
+    [InlineData("-p udp -m multiport ! --dports 53,4754 -j DROP", false, false)]
+    [InlineData("-p udp -m multiport --sports 53,123 -j DROP", false, false)]
+    [InlineData("-p udp -m multiport --ports 53,123 -j DROP", true, false)]
+    [InlineData("-p tcp -m tcp --dport 4754 -j DROP", false, false)]
+    [InlineData("-p tcp -m multiport --dports 4754 -j DROP", false, false)]
+    [InlineData("-m owner --uid-owner 0 -j DROP", true, true)]
+    [InlineData("-m mark --mark 0x1 -j DROP", false, false)]
+    [InlineData("-m conntrack --ctstate INVALID -j DROP", false, false)]
+    [InlineData("-d 192.168.40.12/32 -p udp -j DROP", true, false)]
+    [InlineData("-d 192.168.40.13/32 -p udp -j DROP", false, false)]
+    [InlineData("-o eth0 -p udp -j DROP", true, false)]
+    [InlineData("-i eth0 -p udp -j DROP", false, false)]
+    [InlineData("-p udp -m comment --comment -p -j DROP", true, false)]
+    [InlineData("-p udp -m comment --comment -j -m udp --dport 53 -j DROP", false, false)]
+    [InlineData("-p udp", true, false)]
+    [InlineData("-p udp -j LOG", true, false)]
+    [InlineData("-p udp -j MARK --set-xmark 0x1/0xffffffff", true, false)]
+    [InlineData("-p udp -j own", true, false)]
+    [InlineData("-p udp -j CT --notrack", false, false)]
+    public void ARuleOfIptablesOnSendingCountsForItsProtocol(string rule, bool countsForUdp, bool countsForGre)
+    {
+        string text = $"*filter\n:INPUT DROP [0:0]\n:OUTPUT ACCEPT [0:0]\n:own - [0:0]\n-A OUTPUT {rule}\n-A own -j DROP\nCOMMIT\n";
+        Assert.Equal(countsForUdp, Judge(new NetfilterRules(null, null, text, []), Udp) is not null);
+        string sending = text.Replace("INPUT DROP", "INPUT ACCEPT", StringComparison.Ordinal);
+        Assert.Equal(countsForGre, Judge(new NetfilterRules(null, null, sending, [])) is not null);
+    }
+
     [Fact]
     public void ATenThousandRuleClusterIsJudgedForAThousandPeersInNoTime()
     {
@@ -302,8 +492,10 @@ public sealed class NetfilterJudgementTests
 
     private static string? Judge(NetfilterRules rules, UnderlayFlow? flow = null) => NetfilterJudgement.Read(rules).FindHindrance(flow ?? Flow);
 
-    private static string? JudgeRules(string hook, string policy, params string[] rules) =>
-        Judge(new NetfilterRules(Json("inet", hook, policy, rules), null, null, []));
+    private static string? JudgeRules(string hook, string policy, params string[] rules) => JudgeRulesFor(Flow, hook, policy, rules);
+
+    private static string? JudgeRulesFor(UnderlayFlow flow, string hook, string policy, params string[] rules) =>
+        Judge(new NetfilterRules(Json("inet", hook, policy, rules), null, null, []), flow);
 
     private static string Json(string family, string hook, string policy, string[]? rules = null, string sets = "")
     {

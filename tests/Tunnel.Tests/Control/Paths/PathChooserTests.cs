@@ -14,9 +14,22 @@ public sealed class PathChooserTests
         {"nftables": [{"chain": {"family": "ip", "table": "t", "name": "in", "handle": 1, "type": "filter", "hook": "input", "prio": 0, "policy": "drop"}}]}
         """;
 
+    private const string DropUdpOut = """
+        {"nftables": [{"chain": {"family": "ip", "table": "t", "name": "out", "handle": 1, "type": "filter", "hook": "output", "prio": 0, "policy": "accept"}},
+        {"rule": {"family": "ip", "table": "t", "chain": "out", "handle": 2, "expr": [
+        {"match": {"op": "==", "left": {"payload": {"protocol": "udp", "field": "dport"}}, "right": 4754}}, {"drop": null}]}}]}
+        """;
+
+    private const string DropSourcePort = """
+        {"nftables": [{"chain": {"family": "ip", "table": "t", "name": "out", "handle": 1, "type": "filter", "hook": "output", "prio": 0, "policy": "accept"}},
+        {"rule": {"family": "ip", "table": "t", "chain": "out", "handle": 2, "expr": [
+        {"match": {"op": "==", "left": {"payload": {"protocol": "udp", "field": "sport"}}, "right": 4000}}, {"drop": null}]}}]}
+        """;
+
     private static readonly (UnderlayPath, UnderlayPath) Raw = (UnderlayPath.Raw, UnderlayPath.Raw);
     private static readonly (UnderlayPath, UnderlayPath) Packet = (UnderlayPath.Packet, UnderlayPath.Packet);
     private static readonly InetAddress Vm2 = FakeHostNetwork.Address("192.168.40.12");
+    private static readonly InetAddress Vm3 = FakeHostNetwork.Address("192.168.40.13");
 
     [Fact]
     public async Task PacketSocketsAreUsedWhereNothingIsInTheWay()
@@ -98,12 +111,12 @@ public sealed class PathChooserTests
         await using Fixture host = await Fixture.KnownAsync();
         InetAddress gateway = FakeHostNetwork.Address("192.168.40.1");
         host.Neighbors.Change(gateway, 0x020000000001);
-        host.Neighbors.ChangeRoutes(_ => new HostNextHop(2, "eth0", IsEthernet: true, gateway));
+        host.Neighbors.ChangeRoutes(_ => new HostNextHop(2, "eth0", IsEthernet: true, gateway, CarriesUdpTunnels: true));
         await host.UntilAsync(() => host.Target().Neighbor?.Address == 0x020000000001);
-        host.Neighbors.ChangeRoutes(_ => new HostNextHop(2, "eth0", IsEthernet: true, InetAddress.None));
+        host.Neighbors.ChangeRoutes(_ => new HostNextHop(2, "eth0", IsEthernet: true, InetAddress.None, CarriesUdpTunnels: true));
         await host.UntilAsync(() => host.Target().Neighbor is null);
         Assert.Equal(Packet, host.Paths.Now);
-        host.Neighbors.ChangeRoutes(_ => new HostNextHop(3, "eth1", IsEthernet: true, Vm2));
+        host.Neighbors.ChangeRoutes(_ => new HostNextHop(3, "eth1", IsEthernet: true, Vm2, CarriesUdpTunnels: true));
         await host.UntilAsync(() => host.Neighbors.Uses.Contains((3, Vm2)));
         host.Neighbors.Change(Vm2, Mac, link: 3);
         await host.UntilAsync(() => host.Target().Neighbor is { LinkIndex: 3, Address: Mac });
@@ -115,7 +128,7 @@ public sealed class PathChooserTests
     public async Task AnotherKindOfLinkTakesRawSockets()
     {
         await using Fixture host = await Fixture.KnownAsync();
-        host.Neighbors.ChangeRoutes(destination => new HostNextHop(5, "wg0", IsEthernet: false, destination));
+        host.Neighbors.ChangeRoutes(destination => new HostNextHop(5, "wg0", IsEthernet: false, destination, CarriesUdpTunnels: false));
         await host.UntilAsync(() => host.Paths.Now.Receive == UnderlayPath.Raw && host.Target().Neighbor is null);
         Assert.Equal(["wg0, the way to 192.168.40.12, is no Ethernet device"], host.Chooser.Reasons);
     }
@@ -289,8 +302,220 @@ public sealed class PathChooserTests
         host.Neighbors.ChangeRoutes(_ => null);
         await host.UntilAsync(() => host.Paths.Now == Raw);
         host.Neighbors.OnGetNextHops = () => { };
-        host.Neighbors.ChangeRoutes(destination => new HostNextHop(2, "eth0", IsEthernet: true, destination));
+        host.Neighbors.ChangeRoutes(destination => new HostNextHop(2, "eth0", IsEthernet: true, destination, CarriesUdpTunnels: true));
         await host.UntilAsync(() => host.Paths.Now == Packet && host.Target().Neighbor is not null);
+    }
+
+    [Fact]
+    public async Task GreInUdpGetsItsNextHopAndIsToldNoWay()
+    {
+        await using var host = new Fixture { Peers = [Fixture.NewPeer("192.168.40.12", udpPort: 4754), Fixture.NewPeer("2001:db8::2", udpPort: 4754)] };
+        using EventStream.Subscription events = host.Events.Subscribe();
+        host.Paths.OnUse = () => Assert.Fail("no way was to be told");
+        host.Start();
+        await host.UntilAsync(() => host.Neighbors.Uses.Count > 0);
+        Assert.Equal((2, Vm2), Assert.Single(host.Neighbors.Uses));
+        host.Neighbors.Change(Vm2, Mac);
+        await host.UntilAsync(() => host.Target().Neighbor is { LinkIndex: 2, Address: Mac });
+        host.Neighbors.Change(Vm2, Mac + 1);
+        await host.UntilAsync(() => host.Target().Neighbor?.Address == Mac + 1);
+        host.Neighbors.Change(Vm2, 0, isUsable: false);
+        await host.UntilAsync(() => host.Target().Neighbor is null);
+        Assert.Null(host.Target(1).Neighbor);
+        Assert.Empty(host.Chooser.Reasons);
+        Assert.Equal(Raw, host.Paths.Now);
+
+        // At most the one event that every network begins with.
+        Assert.All(Drain(events), told => Assert.Equal("receive raw, send raw", told.Detail));
+    }
+
+    // Each at a host with two peers that are reached directly: vm2 by plain GRE, vm3 by GRE-in-UDP.
+    [Theory]
+    [InlineData(Drop, null, false, true)]
+    [InlineData(DropUdpOut, null, true, false)]
+    [InlineData("{", null, false, false)]
+    [InlineData(null, 47, false, true)]
+    [InlineData(null, 17, true, false)]
+    [InlineData(null, 0, false, false)]
+    [InlineData(null, -1, false, false)]
+    public async Task WhatHindersTheOneKindLeavesTheOtherAlone(string? nftables, int? policyProtocol, bool keepsGre, bool keepsUdp)
+    {
+        await using Fixture host = await Fixture.MixedAsync();
+        using EventStream.Subscription events = host.Events.Subscribe();
+        XfrmPolicies policies = policyProtocol switch
+        {
+            null => XfrmPolicies.None,
+            -1 => new XfrmPolicies([], BlocksIn: false, BlocksOut: true),
+            int protocol => new XfrmPolicies(
+                [new XfrmPolicy(XfrmDirection.Out, FakeHostNetwork.Prefix("0.0.0.0/0"), FakeHostNetwork.Prefix("192.168.40.0/24"), (byte)protocol, false, true)],
+                false,
+                false),
+        };
+        host.Policies.Change(policies, nftables is null ? NetfilterRules.None : new NetfilterRules(nftables, null, null, []));
+        await host.UntilAsync(() => host.Target(0).Neighbor is null == !keepsGre && host.Target(1).Neighbor is null == !keepsUdp);
+        await host.UntilAsync(() => host.Chooser.Reasons.Count == (keepsGre ? 0 : 1) && host.Paths.Now.Receive == (keepsGre ? UnderlayPath.Packet : UnderlayPath.Raw));
+        host.Policies.Change(XfrmPolicies.None, NetfilterRules.None);
+        await host.UntilAsync(() => host.Paths.Now == Packet && host.Target(0).Neighbor is not null && host.Target(1).Neighbor is not null);
+        Assert.Empty(host.Chooser.Reasons);
+
+        // That of plain GRE is told, that of GRE-in-UDP is not.
+        Assert.Equal(keepsGre ? 0 : 1, Drain(events).Count(told => told.Detail != "receive packet, send packet"));
+    }
+
+    [Fact]
+    public async Task ALinkThatWouldCutKeepsGreInUdpAtItsSockets()
+    {
+        await using Fixture host = await Fixture.MixedAsync();
+        InetAddress gateway = FakeHostNetwork.Address("192.168.40.1");
+        host.Neighbors.Change(gateway, Mac + 7);
+        host.Neighbors.ChangeRoutes(_ => new HostNextHop(2, "eth0", IsEthernet: true, gateway, CarriesUdpTunnels: false));
+        await host.UntilAsync(() => host.Target(0).Neighbor?.Address == Mac + 7 && host.Target(1).Neighbor is null);
+        host.Neighbors.ChangeRoutes(_ => new HostNextHop(2, "eth0", IsEthernet: true, gateway, CarriesUdpTunnels: true));
+        await host.UntilAsync(() => host.Target(1).Neighbor?.Address == Mac + 7);
+        host.Neighbors.ChangeRoutes(destination => new HostNextHop(5, "wg0", IsEthernet: destination == Vm2, destination, CarriesUdpTunnels: true));
+        host.Neighbors.Change(Vm2, Mac, link: 5);
+        await host.UntilAsync(() => host.Target(0).Neighbor is { LinkIndex: 5 } && host.Target(1).Neighbor is null);
+        Assert.Empty(host.Chooser.Reasons);
+        Assert.Equal(Packet, host.Paths.Now);
+    }
+
+    [Fact]
+    public async Task ALinkThatWouldCutIsNoReasonToAskForANeighbor()
+    {
+        await using var host = new Fixture { Peers = [Fixture.NewPeer("192.168.40.13", udpPort: 4754), Fixture.NewPeer("192.168.40.12")] };
+        host.Neighbors.ChangeRoutes(destination => new HostNextHop(2, "eth0", IsEthernet: true, destination, CarriesUdpTunnels: false));
+        host.Start();
+        await host.UntilAsync(() => host.Neighbors.Uses.Contains((2, Vm2)));
+        host.Neighbors.Change(Vm2, Mac);
+        await host.UntilAsync(() => host.Target(1).Neighbor is not null);
+        Assert.Equal([(2, Vm2)], host.Neighbors.Uses);
+    }
+
+    [Fact]
+    public async Task APinnedWayDecidesForGreInUdpToo()
+    {
+        await using Fixture host = await Fixture.MixedAsync();
+        host.Configured = (null, UnderlayPath.Raw);
+        host.Chooser.Changed();
+        await host.UntilAsync(() => host.Target(0).Neighbor is null && host.Target(1).Neighbor is null);
+
+        host.Configured = (UnderlayPath.Raw, UnderlayPath.Packet);
+        host.Policies.Change(new XfrmPolicies([], BlocksIn: true, BlocksOut: true), new NetfilterRules(DropUdpOut, null, null, []));
+        host.Chooser.Changed();
+        await host.UntilAsync(() => host.Chooser.Reasons.Count == 1 && host.Target(0).Neighbor is not null && host.Target(1).Neighbor is not null);
+
+        host.Configured = (null, null);
+        host.Chooser.Changed();
+        await host.UntilAsync(() => host.Target(0).Neighbor is null && host.Target(1).Neighbor is null);
+    }
+
+    [Theory]
+    [InlineData(null)]
+    [InlineData(UnderlayPath.Packet)]
+    public async Task AHostThatCantBeFollowedKeepsGreInUdpAtItsSockets(UnderlayPath? send)
+    {
+        await using Fixture host = await Fixture.MixedAsync();
+        host.Configured = (null, send);
+        host.Chooser.Changed();
+        host.Neighbors.FailToFollowRoutes();
+        await host.UntilAsync(() => host.Target(1).Neighbor is null && host.Target(0).Neighbor is null == send is null);
+        Assert.Equal(["the host's changes can't be followed: receive notifications: No buffer space available"], host.Chooser.Reasons);
+    }
+
+    [Theory]
+    [InlineData(null)]
+    [InlineData(UnderlayPath.Packet)]
+    public async Task UntilTheRulesAreReadGreInUdpStaysAtItsSockets(UnderlayPath? send)
+    {
+        await using var host = new Fixture { Peers = [Fixture.NewPeer("192.168.40.13", udpPort: 4754), Fixture.NewPeer("192.168.40.12")], Configured = (null, send) };
+        using var mayRead = new ManualResetEventSlim();
+        try
+        {
+            host.Policies.OnRead = mayRead.Wait;
+            host.Neighbors.Change(Vm2, Mac);
+            host.Neighbors.Change(Vm3, Mac);
+            host.Start();
+            await host.UntilAsync(() => host.Neighbors.Lists > 0 && host.Target(1).Neighbor is not null == send is not null);
+            host.Neighbors.Change(Vm2, Mac + 1);
+            await host.UntilAsync(() => send is null || host.Target(1).Neighbor?.Address == Mac + 1);
+            Assert.Null(host.Target().Neighbor);
+            mayRead.Set();
+            await host.UntilAsync(() => host.Target().Neighbor is not null);
+        }
+        finally
+        {
+            // Who waits for it would keep the chooser from its end.
+            mayRead.Set();
+        }
+    }
+
+    [Fact]
+    public async Task WhereNothingCanBeDecidedGreInUdpGoesBackToItsSockets()
+    {
+        var clock = new HurriedClock(200);
+        await using var host = new Fixture(clock) { Peers = [Fixture.NewPeer("192.168.40.13", udpPort: 4754)] };
+        host.Neighbors.Change(Vm3, Mac);
+        host.Start();
+        await host.UntilAsync(() => host.Target().Neighbor is not null);
+        host.Neighbors.OnGetNextHops = () => throw new HostNetworkException("send a netlink request", 105, "No buffer space available");
+        host.Neighbors.ChangeRoutes(_ => null);
+        await host.UntilAsync(() => host.Target().Neighbor is null);
+        host.Neighbors.OnGetNextHops = () => { };
+        host.Neighbors.ChangeRoutes(destination => new HostNextHop(2, "eth0", IsEthernet: true, destination, CarriesUdpTunnels: true));
+        await host.UntilAsync(() => host.Target().Neighbor is not null);
+    }
+
+    [Fact]
+    public async Task AStaleNeighborOfGreInUdpIsConfirmed()
+    {
+        await using var host = new Fixture(new HurriedClock(200)) { Peers = [Fixture.NewPeer("192.168.40.13", udpPort: 4754)] };
+        host.Neighbors.Change(Vm3, Mac, isStale: true);
+        host.Start();
+        await host.UntilAsync(() => host.Target().Neighbor is not null);
+        Assert.Empty(host.Neighbors.Uses);
+        await host.UntilAsync(() =>
+        {
+            host.Peers[0].Counters[0].CountSent(1, 100);
+            return host.Neighbors.Uses.Contains((2, Vm3));
+        });
+    }
+
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public async Task AConfiguredSourcePortMeetsOtherRules(bool isConfigured)
+    {
+        await using var host = new Fixture(TimeProvider.System, isConfigured ? PortRange.Any : PortRange.Ephemeral)
+        {
+            Peers = [Fixture.NewPeer("192.168.40.13", udpPort: 4754), Fixture.NewPeer("192.168.40.12")],
+        };
+        host.Neighbors.Change(Vm2, Mac);
+        host.Neighbors.Change(Vm3, Mac);
+        host.Policies.Change(netfilter: new NetfilterRules(DropSourcePort, null, null, []));
+        host.Start();
+        await host.UntilAsync(() => host.Target(1).Neighbor is not null && host.Target().Neighbor is null == isConfigured);
+    }
+
+    [Fact]
+    public async Task AGreInUdpPeerThatGoesLosesItsNextHop()
+    {
+        await using Fixture host = await Fixture.MixedAsync();
+        UnderlayTarget gone = host.Target(1);
+        host.Peers = [host.Peers[0]];
+        host.Chooser.Changed();
+        await host.UntilAsync(() => gone.Neighbor is null);
+        Assert.NotNull(host.Target().Neighbor);
+    }
+
+    private static List<NetworkEvent> Drain(EventStream.Subscription events)
+    {
+        var told = new List<NetworkEvent>();
+        while (events.Events.TryRead(out NetworkEvent? next))
+        {
+            told.Add(next);
+        }
+
+        return told;
     }
 
     private static Task<NetworkEvent> NextAsync(EventStream.Subscription events) =>
@@ -352,9 +577,14 @@ public sealed class PathChooserTests
         }
 
         public Fixture(TimeProvider clock, params string[] endpoints)
+            : this(clock, PortRange.Ephemeral, endpoints)
+        {
+        }
+
+        public Fixture(TimeProvider clock, PortRange sourcePorts, params string[] endpoints)
         {
             Peers = [.. endpoints.Select(endpoint => NewPeer(endpoint))];
-            Chooser = new PathChooser(() => Peers, () => Configured, Paths, Policies, Neighbors, Events, clock, NullLogger.Instance);
+            Chooser = new PathChooser(() => Peers, () => Configured, Paths, Policies, Neighbors, sourcePorts, Events, clock, NullLogger.Instance);
         }
 
         public IReadOnlyList<Peer> Peers { get; set; }
@@ -378,6 +608,17 @@ public sealed class PathChooserTests
             host.Neighbors.Change(Vm2, Mac);
             host.Start();
             await host.UntilAsync(() => host.Paths.Now == Packet && host.Target().Neighbor is { LinkIndex: 2, Address: Mac });
+            return host;
+        }
+
+        /// <summary>A host with two peers whose next hops are known: vm2 by plain GRE, vm3 by GRE-in-UDP.</summary>
+        public static async Task<Fixture> MixedAsync()
+        {
+            var host = new Fixture { Peers = [NewPeer("192.168.40.12"), NewPeer("192.168.40.13", udpPort: 4754)] };
+            host.Neighbors.Change(Vm2, Mac);
+            host.Neighbors.Change(Vm3, Mac);
+            host.Start();
+            await host.UntilAsync(() => host.Paths.Now == Packet && host.Peers.All(peer => peer.Target.Neighbor?.Address == Mac) && host.Chooser.Reasons.Count == 0);
             return host;
         }
 

@@ -25,6 +25,20 @@ public sealed class XfrmJudgementTests
         Assert.Equal(expected, XfrmJudgement.FindHindrance(new XfrmPolicies([policy], false, false), Flow));
     }
 
+    [Theory]
+    [InlineData(17, true, false)]
+    [InlineData(47, false, true)]
+    [InlineData(0, true, true)]
+    [InlineData(6, false, false)]
+    public void APolicyCountsForItsProtocol(byte protocol, bool countsForUdp, bool countsForGre)
+    {
+        var policy = new XfrmPolicy(
+            XfrmDirection.Out, FakeHostNetwork.Prefix("192.168.40.0/24"), FakeHostNetwork.Prefix("192.168.40.12/32"), protocol, false, true);
+        var policies = new XfrmPolicies([policy], false, false);
+        Assert.Equal(countsForUdp, XfrmJudgement.FindHindrance(policies, Flow with { UdpPort = 4754 }) is not null);
+        Assert.Equal(countsForGre, XfrmJudgement.FindHindrance(policies, Flow) is not null);
+    }
+
     [Fact]
     public void TheDefaultPolicyCounts()
     {

@@ -7,23 +7,32 @@ using static Tmds.Linux.LibC;
 namespace Tunnel.Linux;
 
 /// <summary>
-/// Makes the kernel cut super-packets of plain GRE over IPv4. The kernel can cut TCP and UDP inside GRE, in software or in the device, but
-/// takes such a packet from no socket: it must have encapsulated it itself. So the worker writes the inner super-packet to its TUN queue, behind a
-/// header that only marks it, and a BPF program on what the device receives takes the mark off, encapsulates, and sends the
-/// packet through the underlay's device. Everything else that the device receives passes by.
+/// Makes the kernel cut super-packets inside GRE over IPv4. The kernel can cut TCP and UDP inside GRE or inside a UDP tunnel, in software or in the
+/// device, but takes such a packet from no socket. So the worker writes it to its TUN queue, behind a header that only marks it, and a BPF program
+/// on what the device receives takes the mark off and sends the packet through the underlay's device. What is inside plain GRE the kernel
+/// must have encapsulated itself: the program has it do so. In a UDP tunnel the TUN device takes it encapsulated, as virtual machines
+/// send it (Linux 6.17). Everything else that the device receives passes by.
 /// Thread rule: <see cref="Send"/> by each worker with its own number; the rest before the workers start.
 /// </summary>
-internal sealed unsafe class GreSegmenter : IDisposable
+internal sealed unsafe class KernelSegmenter : IDisposable
 {
     // Peers beyond that are cut for by tunneld itself.
     private const int SlotsPerWorker = 4096;
     private const int EthernetLength = 14;
+    private const int KeyPresent = 0x20;
+
+    // Many times what GRO holds packets back for.
+    private const int InUseMilliseconds = 50;
+
+    // Flows that share an entry only send a few packets by the slower way.
+    private const uint Flows = 4096;
     private const int LongestOuter = Ipv4Header.Length + GreHeader.MinLength + 4;
 
     // Where the mark has the number of the map's entry: the destination address.
     private const int MarkEntry = 16;
 
-    // An entry of the map: device, sum of the outer IP header without its length, length of the outer headers, then those behind an Ethernet header.
+    // An entry of the map: device, sum of the outer IP header without its length, length of the outer headers, then those behind an Ethernet
+    // header. Length 0: the packet has them already.
     private const int SlotLink = 0;
     private const int SlotSum = 4;
     private const int SlotOuterLength = 8;
@@ -40,7 +49,7 @@ internal sealed unsafe class GreSegmenter : IDisposable
     /// <param name="linkIndex">The TUN device's index.</param>
     /// <param name="queues">The workers' queues.</param>
     /// <exception cref="DeviceOpenException">The kernel refuses; says why.</exception>
-    public GreSegmenter(int linkIndex, IReadOnlyList<TunDevice> queues)
+    public KernelSegmenter(int linkIndex, IReadOnlyList<TunDevice> queues)
     {
         _workers = [.. queues.Select(queue => new Worker(queue))];
         _map = Open(Bpf.CreateArray(SlotSize, SlotsPerWorker * queues.Count), "make a BPF map");
@@ -68,18 +77,28 @@ internal sealed unsafe class GreSegmenter : IDisposable
     /// <summary>Whether a worker has room to describe a target to the program. Its own thread.</summary>
     public bool HasRoomFor(int worker, UnderlayTarget target) => _workers[worker].SlotOf(target) >= 0;
 
-    /// <summary>Sends a super-packet to a target that there is room for, and writes its result.</summary>
+    /// <summary>
+    /// Whether a worker has sent a super-packet of an inner flow inside plain GRE a moment ago. Then the flow's other packets must follow by the same
+    /// way: those of a packet socket belong to the socket, for which GRO at the other end of a virtual link takes them for another flow's, and lets
+    /// them overtake.
+    /// </summary>
+    public bool IsInUseFor(int worker, uint flowHash) => _workers[worker].IsInUseFor(flowHash, Environment.TickCount64);
+
+    /// <summary>Sends a packet to a target that there is room for, and writes its result.</summary>
     /// <param name="worker">The worker's number.</param>
     /// <param name="batch">The batch.</param>
-    /// <param name="index">The packet: outer headers as one piece, then the inner super-packet; its offload counts from the inner packet.</param>
+    /// <param name="index">
+    /// The packet. A super-packet has its outer headers as a piece (<see cref="Peer.WriteUncutHeaders"/>), and its offload counts from the inner packet.
+    /// </param>
     /// <param name="neighbor">The next hop.</param>
     public void Send(int worker, GatherBatch batch, int index, LinkNeighbor neighbor)
     {
         ref GatherPacket packet = ref batch[index];
         ReadOnlySpan<Piece> pieces = batch.Pieces(index);
-        ReadOnlySpan<byte> outer = pieces[0].Span;
+        bool isUdp = packet.Target!.UdpPort != 0;
+        ReadOnlySpan<byte> outer = isUdp ? [] : OuterHeaders(pieces[0].Span);
         Worker own = _workers[worker];
-        int slot = own.SlotOf(packet.Target!);
+        int slot = own.SlotOf(packet.Target);
         int entry = (worker * SlotsPerWorker) + slot;
         if (!own.IsDescribed(slot, outer, neighbor))
         {
@@ -93,7 +112,11 @@ internal sealed unsafe class GreSegmenter : IDisposable
             own.Remember(slot, outer, neighbor);
         }
 
-        packet.Result = own.Write(entry, pieces[1..], packet.Offload);
+        packet.Result = own.Write(entry, pieces, outer.Length, isUdp ? InUdp(packet.Offload, pieces[0].Length) : packet.Offload);
+        if (!isUdp && packet.Offload.Gso != GsoType.None)
+        {
+            own.Use(packet.FlowHash, Environment.TickCount64);
+        }
     }
 
     /// <summary>Detaches the program.</summary>
@@ -104,6 +127,19 @@ internal sealed unsafe class GreSegmenter : IDisposable
         _map.Dispose();
         _control?.Dispose();
     }
+
+    // Neither checksum nor sequence number: there is a key or nothing.
+    private static ReadOnlySpan<byte> OuterHeaders(ReadOnlySpan<byte> packet) =>
+        packet[..((packet[Ipv4Header.Length] & KeyPresent) == 0 ? LongestOuter - 4 : LongestOuter)];
+
+    // The same offload of a packet with its outer headers.
+    private static Offload InUdp(in Offload inner, int outerLength) => inner with
+    {
+        ChecksumStart = (ushort)(inner.ChecksumStart + outerLength),
+        HeaderLength = (ushort)(inner.HeaderLength + outerLength),
+        OuterTransport = Ipv4Header.Length,
+        InnerNetwork = (ushort)outerLength,
+    };
 
     private static FileDescriptor Open(SysResult result, string action)
     {
@@ -164,9 +200,10 @@ internal sealed unsafe class GreSegmenter : IDisposable
             .Label("unmark")
             .Move(1, Packet).Set(2, -Ipv4Header.Length).Set(3, Uapi.BPF_ADJ_ROOM_MAC).Call(Uapi.BPF_FUNC_skb_adjust_room)
             .JumpIf(Uapi.BPF_JNE, 0, 0, "drop")
+            .Load(Uapi.BPF_W, Length, Slot, SlotOuterLength)
+            .JumpIf(Uapi.BPF_JEQ, Length, 0, "frame")
 
             // Total length and header checksum.
-            .Load(Uapi.BPF_W, Length, Slot, SlotOuterLength)
             .Load(Uapi.BPF_W, Scratch, Packet, PacketLength).ComputeWith(Uapi.BPF_ADD, Scratch, Length)
             .Move(1, Scratch).ToNetwork16(1).Store(Uapi.BPF_H, Stack, Outer + Ipv4Header.TotalLengthOffset, 1)
             .Load(Uapi.BPF_W, 1, Slot, SlotSum).ComputeWith(Uapi.BPF_ADD, 1, Scratch)
@@ -176,13 +213,20 @@ internal sealed unsafe class GreSegmenter : IDisposable
 
             .Move(1, Packet).Move(2, Length).Set(3, Uapi.BPF_ADJ_ROOM_MAC).Set(4, Grow).Set(5, 0).Call(Uapi.BPF_FUNC_skb_adjust_room)
             .JumpIf(Uapi.BPF_JNE, 0, 0, "drop")
+
+            .Label("frame")
             .Move(1, Packet).Set(2, EthernetLength).Set(3, 0).Call(Uapi.BPF_FUNC_skb_change_head)
             .JumpIf(Uapi.BPF_JNE, 0, 0, "drop")
             .Move(1, Packet).Set(2, 0).Move(3, Stack).Compute(Uapi.BPF_ADD, 3, Headers).Set(5, 0)
+            .Set(4, EthernetLength).JumpIf(Uapi.BPF_JEQ, Length, 0, "store")
             .Set(4, EthernetLength + LongestOuter - 4).JumpIf(Uapi.BPF_JNE, Length, LongestOuter, "store")
             .Set(4, EthernetLength + LongestOuter)
             .Label("store").Call(Uapi.BPF_FUNC_skb_store_bytes)
             .JumpIf(Uapi.BPF_JNE, 0, 0, "drop")
+
+            // No flow hash of its own, as what packet sockets send has none: GRO at the other end of a virtual link looks for a flow's packets under
+            // the hash that they bring along, and lets those overtake that it does not find.
+            .Move(1, Packet).Call(Uapi.BPF_FUNC_set_hash_invalid)
 
             // A clone: the original belongs to the TUN queue, and its segments would not all show that, which GRO on a virtual link takes for
             // different flows.
@@ -209,6 +253,7 @@ internal sealed unsafe class GreSegmenter : IDisposable
         address[2..].CopyTo(ethernet);
         BinaryPrimitives.WriteUInt16BigEndian(ethernet[12..], EtherType.Ipv4);
         outer.CopyTo(headers);
+
         headers.Slice(Ipv4Header.TotalLengthOffset, 2).Clear();
         headers.Slice(Ipv4Header.ChecksumOffset, 2).Clear();
         MemoryMarshal.Write(bytes[SlotLink..], neighbor.LinkIndex);
@@ -239,9 +284,10 @@ internal sealed unsafe class GreSegmenter : IDisposable
         private readonly TunDevice _queue;
         private readonly Dictionary<UnderlayTarget, int> _slots = new(SlotsPerWorker);
         private readonly LinkNeighbor?[] _neighbors = new LinkNeighbor?[SlotsPerWorker];
+        private readonly long[] _uses = new long[Flows];
         private readonly byte[] _outers = new byte[SlotsPerWorker * LongestOuter];
         private readonly PinnedPacketMemory _mark = new(Ipv4Header.Length);
-        private readonly GatherBatch _write = new(1, 2);
+        private readonly GatherBatch _write = new(1, 3 + DatagramRun.MaxDatagrams);
 
         public Worker(TunDevice queue)
         {
@@ -264,12 +310,20 @@ internal sealed unsafe class GreSegmenter : IDisposable
             return slot;
         }
 
+        public bool IsInUseFor(uint flowHash, long now) => now - _uses[flowHash % Flows] < InUseMilliseconds;
+
+        public void Use(uint flowHash, long now) => _uses[flowHash % Flows] = now;
+
         // Total length and checksum differ in every packet; the rest of the headers tells whether the peer's settings have changed.
         public bool IsDescribed(int slot, ReadOnlySpan<byte> outer, LinkNeighbor neighbor)
         {
+            if (!ReferenceEquals(_neighbors[slot], neighbor))
+            {
+                return false;
+            }
+
             ReadOnlySpan<byte> known = Outer(slot, outer.Length);
-            return ReferenceEquals(_neighbors[slot], neighbor) && known[12..20].SequenceEqual(outer[12..20]) &&
-                known[24..].SequenceEqual(outer[24..]) && known[20] == outer[20];
+            return outer.IsEmpty || known[12..20].SequenceEqual(outer[12..20]) && known[24..].SequenceEqual(outer[24..]) && known[20] == outer[20];
         }
 
         public void Remember(int slot, ReadOnlySpan<byte> outer, LinkNeighbor neighbor)
@@ -278,23 +332,33 @@ internal sealed unsafe class GreSegmenter : IDisposable
             outer.CopyTo(Outer(slot, outer.Length));
         }
 
-        public TransmitResult Write(int entry, ReadOnlySpan<Piece> inner, in Offload offload)
+        // The offload counts from behind the bytes that are skipped; there the mark comes instead.
+        public TransmitResult Write(int entry, ReadOnlySpan<Piece> pieces, int skip, in Offload offload)
         {
             MemoryMarshal.Write(_mark.Slice(MarkEntry, sizeof(int)), entry);
             _write.Clear();
-            _write.Add(new Piece(_mark, 0, Ipv4Header.Length), offload with
+            _write.Add(new Piece(_mark, 0, Ipv4Header.Length), offload.Gso == GsoType.None ? default : offload with
             {
                 ChecksumStart = (ushort)(offload.ChecksumStart + Ipv4Header.Length),
                 HeaderLength = (ushort)(offload.HeaderLength + Ipv4Header.Length),
+                OuterTransport = Marked(offload.OuterTransport),
+                InnerNetwork = Marked(offload.InnerNetwork),
             });
-            foreach (ref readonly Piece piece in inner)
+            foreach (ref readonly Piece piece in pieces)
             {
-                _write.Append(piece);
+                int skipped = Math.Min(skip, piece.Length);
+                skip -= skipped;
+                if (skipped < piece.Length)
+                {
+                    _write.Append(new Piece(piece.Memory, piece.Offset + skipped, piece.Length - skipped));
+                }
             }
 
             _queue.Write(_write);
             return _write[0].Result;
         }
+
+        private static ushort Marked(ushort offset) => (ushort)(offset == 0 ? 0 : offset + Ipv4Header.Length);
 
         private Span<byte> Outer(int slot, int length) => _outers.AsSpan(slot * LongestOuter, length);
     }
