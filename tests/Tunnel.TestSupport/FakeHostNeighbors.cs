@@ -15,7 +15,7 @@ public sealed class FakeHostNeighbors : IHostNeighbors
     private readonly List<(int Link, InetAddress Address)> _uses = [];
     private readonly Channel<HostNeighbor?> _changes = Channel.CreateUnbounded<HostNeighbor?>();
     private readonly Channel<bool> _routes = Channel.CreateUnbounded<bool>();
-    private Func<InetAddress, HostNextHop?> _hops = destination => new HostNextHop(2, "eth0", IsEthernet: true, destination, CarriesUdpTunnels: true);
+    private Func<InetAddress, HostNextHop?> _hops = destination => new HostNextHop(2, "eth0", IsEthernet: true, destination, CarriesUdpTunnels: true, CarriesGre: true);
     private int _lists;
     private int _hopRequests;
 

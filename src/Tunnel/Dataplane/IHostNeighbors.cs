@@ -14,7 +14,8 @@ namespace Tunnel.Dataplane;
 /// Whether the device takes TCP super-packets inside GRE-in-UDP uncut, outer checksum included: both tx-udp_tnl-segmentation and
 /// tx-udp_tnl-csum-segmentation are on (ethtool(8)). False where it is no Ethernet device.
 /// </param>
-public sealed record HostNextHop(int LinkIndex, string LinkName, bool IsEthernet, InetAddress Address, bool CarriesUdpTunnels);
+/// <param name="CarriesGre">The same for super-packets inside plain GRE: tx-gre-segmentation.</param>
+public sealed record HostNextHop(int LinkIndex, string LinkName, bool IsEthernet, InetAddress Address, bool CarriesUdpTunnels, bool CarriesGre);
 
 /// <summary>An IPv4 neighbour as the kernel knows it at one moment (ip-neighbour(8)).</summary>
 /// <param name="LinkIndex">The device that it is reached by (ifindex).</param>

@@ -45,8 +45,8 @@ internal sealed class SendQueue
     }
 
     /// <summary>
-    /// Adds a datagram that may leave together with others. Only for plain GRE, whose super-packets the kernel cuts; where these are too few,
-    /// they leave one by one. Its checksum need not be finished.
+    /// Adds a datagram that may leave together with others. Only for plain GRE over a device that carries super-packets: where the kernel cuts them
+    /// again, there is nothing to gain. Where these are too few, they leave one by one. Its checksum need not be finished.
     /// </summary>
     /// <param name="packet">The inner packet, with free headroom before it.</param>
     /// <param name="offload">What the TUN device said of it.</param>
@@ -55,7 +55,7 @@ internal sealed class SendQueue
     /// <returns>False where it is none of these: the caller finishes it and adds it as a packet.</returns>
     public bool TryAddDatagram(in Piece packet, in Offload offload, Peer peer, uint flowHash)
     {
-        if (peer.Target.UdpPort != 0 || !_offloads.Has(Offloads.GreSegment) || peer.Settings.UsesChecksum || peer.Settings.UsesSequence)
+        if (peer.Target.UdpPort != 0 || peer.Target.Neighbor is not { CarriesGre: true } || !_offloads.Has(Offloads.GreSegment) || peer.Settings.UsesChecksum || peer.Settings.UsesSequence)
         {
             return false;
         }

@@ -34,7 +34,8 @@ public sealed class UnderlayTarget(InetAddress endpoint, ushort udpPort = 0)
     }
 }
 
-/// <summary>A neighbour on an Ethernet link.</summary>
+/// <summary>A neighbour on an Ethernet link. Another object says that something about neighbour or link may have changed.</summary>
 /// <param name="LinkIndex">The device that packets leave by (ifindex).</param>
 /// <param name="Address">Its link-layer address: 48 bits, the first byte on the wire highest.</param>
-public sealed record LinkNeighbor(int LinkIndex, ulong Address);
+/// <param name="CarriesGre">Whether the device takes super-packets inside plain GRE uncut; else the kernel cuts them before.</param>
+public sealed record LinkNeighbor(int LinkIndex, ulong Address, bool CarriesGre = false);

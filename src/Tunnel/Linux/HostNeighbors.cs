@@ -16,6 +16,7 @@ internal sealed class HostNeighbors : IHostNeighbors
 
     // What a device must have to take TCP super-packets inside GRE-in-UDP, with an outer checksum, as they are.
     private static readonly string[] UdpTunnelFeatures = ["tx-udp_tnl-segmentation", "tx-udp_tnl-csum-segmentation"];
+    private static readonly string[] GreFeatures = ["tx-gre-segmentation"];
 
     private readonly Lock _gate = new();
     private readonly Lock _changesGate = new();
@@ -163,7 +164,7 @@ internal sealed class HostNeighbors : IHostNeighbors
         }
 
         InetAddress hop = route.NeedsMore ? InetAddress.None : route.Gateway.IsNone ? destination : route.Gateway;
-        return kind is LinkKind known ? new HostNextHop(link, known.Name, known.IsEthernet, hop, known.CarriesUdpTunnels) : null;
+        return kind is LinkKind known ? new HostNextHop(link, known.Name, known.IsEthernet, hop, known.CarriesUdpTunnels, known.CarriesGre) : null;
     }
 
     private LinkKind? GetLink(int index)
@@ -181,7 +182,7 @@ internal sealed class HostNeighbors : IHostNeighbors
         {
             if (NetlinkRecords.TryParseLinkKind(reply.Payload, out string name, out bool isEthernet))
             {
-                link = new LinkKind(name, isEthernet, false);
+                link = new LinkKind(name, isEthernet, false, false);
             }
         });
         if (link is not { IsEthernet: true } ethernet)
@@ -191,7 +192,11 @@ internal sealed class HostNeighbors : IHostNeighbors
 
         lock (_gate)
         {
-            return ethernet with { CarriesUdpTunnels = _features.HasAll(ethernet.Name, UdpTunnelFeatures) };
+            return ethernet with
+            {
+                CarriesUdpTunnels = _features.HasAll(ethernet.Name, UdpTunnelFeatures),
+                CarriesGre = _features.HasAll(ethernet.Name, GreFeatures),
+            };
         }
     }
 
@@ -232,5 +237,5 @@ internal sealed class HostNeighbors : IHostNeighbors
         }
     }
 
-    private readonly record struct LinkKind(string Name, bool IsEthernet, bool CarriesUdpTunnels);
+    private readonly record struct LinkKind(string Name, bool IsEthernet, bool CarriesUdpTunnels, bool CarriesGre);
 }

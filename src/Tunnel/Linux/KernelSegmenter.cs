@@ -19,7 +19,11 @@ internal sealed unsafe class KernelSegmenter : IDisposable
     // Peers beyond that are cut for by tunneld itself.
     private const int SlotsPerWorker = 4096;
     private const int EthernetLength = 14;
+
+    // Flags of the GRE header's first byte: RFC 2890 section 2.
+    private const int ChecksumPresent = 0x80;
     private const int KeyPresent = 0x20;
+    private const int SequencePresent = 0x10;
 
     // Many times what GRO holds packets back for.
     private const int InUseMilliseconds = 50;
@@ -78,11 +82,18 @@ internal sealed unsafe class KernelSegmenter : IDisposable
     public bool HasRoomFor(int worker, UnderlayTarget target) => _workers[worker].SlotOf(target) >= 0;
 
     /// <summary>
-    /// Whether a worker has sent a super-packet of an inner flow inside plain GRE a moment ago. Then the flow's other packets must follow by the same
-    /// way: those of a packet socket belong to the socket, for which GRO at the other end of a virtual link takes them for another flow's, and lets
-    /// them overtake.
+    /// Whether a worker has sent a super-packet of a packet's flow inside plain GRE a moment ago. Then the packet must follow by the same way: those of
+    /// a packet socket belong to the socket, for which GRO at the other end of a virtual link takes them for another flow's, and lets them overtake.
     /// </summary>
-    public bool IsInUseFor(int worker, uint flowHash) => _workers[worker].IsInUseFor(flowHash, Environment.TickCount64);
+    /// <param name="worker">The worker's number.</param>
+    /// <param name="batch">The batch.</param>
+    /// <param name="index">The packet, which begins with its outer headers.</param>
+    public bool MustFollow(int worker, GatherBatch batch, int index)
+    {
+        uint flow = batch[index].FlowHash;
+        return flow != 0 && _workers[worker].IsInUseFor(flow, Environment.TickCount64) &&
+            (batch.Pieces(index)[0].Span[Ipv4Header.Length] & (ChecksumPresent | SequencePresent)) == 0;
+    }
 
     /// <summary>Sends a packet to a target that there is room for, and writes its result.</summary>
     /// <param name="worker">The worker's number.</param>

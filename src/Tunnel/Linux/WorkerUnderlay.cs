@@ -245,7 +245,7 @@ internal sealed class WorkerUnderlay : IUnderlay
             first = next;
         }
 
-        bool Follows(int index) => cuts && _segmenter!.IsInUseFor(_number, batch[index].FlowHash);
+        bool Follows(int index) => cuts && _segmenter!.MustFollow(_number, batch, index);
     }
 
     // The next hop may have been lost since the packet was begun.

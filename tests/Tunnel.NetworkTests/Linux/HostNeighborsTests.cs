@@ -28,9 +28,9 @@ public sealed class HostNeighborsTests
         string[] destinations =
             ["192.168.40.12", "10.1.0.1", "10.2.0.1", "10.3.0.1", "10.4.0.1", "10.6.0.1", "192.168.40.11", "203.0.113.1", "192.168.40.255"];
         IReadOnlyList<HostNextHop?> hops = host.GetNextHops([.. destinations.Select(destination => (Address(destination), none))]);
-        Assert.Equal(new HostNextHop(lab.Link, "eth0", IsEthernet: true, PathLab.Vm2, CarriesUdpTunnels: true), hops[0]);
-        Assert.Equal(new HostNextHop(lab.Link, "eth0", IsEthernet: true, PathLab.Vm2, CarriesUdpTunnels: true), hops[1]);
-        Assert.Equal(new HostNextHop(lab.Link, "eth0", IsEthernet: true, none, CarriesUdpTunnels: true), hops[2]);
+        Assert.Equal(new HostNextHop(lab.Link, "eth0", IsEthernet: true, PathLab.Vm2, CarriesUdpTunnels: true, CarriesGre: true), hops[0]);
+        Assert.Equal(new HostNextHop(lab.Link, "eth0", IsEthernet: true, PathLab.Vm2, CarriesUdpTunnels: true, CarriesGre: true), hops[1]);
+        Assert.Equal(new HostNextHop(lab.Link, "eth0", IsEthernet: true, none, CarriesUdpTunnels: true, CarriesGre: true), hops[2]);
         Assert.Null(hops[3]);
         Assert.Equal(("tun9", false), (hops[4]!.LinkName, hops[4]!.IsEthernet));
         Assert.Equal(Address("192.168.40.30"), hops[5]!.Address);
@@ -163,6 +163,8 @@ public sealed class HostNeighborsTests
         }
 
         Assert.False(Assert.Single(host.GetNextHops([(PathLab.Vm1, PathLab.Vm1)]))!.CarriesUdpTunnels);
+        lab.Shell("ethtool -K eth0 tx-gre-segmentation off");
+        Assert.False(Assert.Single(host.GetNextHops([(PathLab.Vm2, PathLab.Vm1)]))!.CarriesGre);
     }
 
     private static async Task<HostNeighbor> ToldAsync(HostNeighbors host, Predicate<HostNeighbor> condition)

@@ -236,14 +236,23 @@ public sealed class KernelSegmenterTests
         super[0].FlowHash = 5;
         sender.Workers[0].Send(super);
         Assert.Equal((TransmitResult.Sent, 1), (super[0].Result, ends.ReceivedByTun));
+
+        // Another flow, a message between daemons, and what the program can't encapsulate.
+        byte[] message = Packets.Outer(A4, B4, Packets.GrePacket([1, 1, 1, 0], key: key, protocolType: EtherType.Experimental));
+        byte[] numbered = Packets.Outer(A4, B4, Packets.GrePacket(inner, key: key, sequence: 7));
+        byte[] summed = Packets.Outer(A4, B4, Packets.GrePacket(Packets.Payload(100), checksum: true, key: key, protocolType: EtherType.Ipv4));
         Send(6, single);
+        Send(0, message);
+        Send(5, numbered[..200]);
+        Send(5, summed);
         Assert.Equal(1, ends.ReceivedByTun);
         Send(5, single);
         Assert.Equal(2, ends.ReceivedByTun);
 
-        List<(byte[] Bytes, Offload Offload)> got = ends.Receive(bytes => bytes, (3 * single.Length) + peer.Overhead + inner.Length);
-        Assert.Equal([single.Length, peer.Overhead + inner.Length, single.Length, single.Length], got.Select(packet => packet.Bytes.Length));
-        Assert.All([got[0], got[2], got[3]], packet => Assert.Equal(Convert.ToHexString(single), Convert.ToHexString(packet.Bytes)));
+        byte[][] others = [single, message, numbered[..200], summed, single];
+        List<(byte[] Bytes, Offload Offload)> got = ends.Receive(bytes => bytes, single.Length + peer.Overhead + inner.Length + others.Sum(packet => packet.Length));
+        Assert.Equal(peer.Overhead + inner.Length, got[1].Bytes.Length);
+        Assert.Equal([single, .. others], got.Where((_, i) => i != 1).Select(packet => packet.Bytes));
 
         void Send(uint flow, byte[] packet)
         {

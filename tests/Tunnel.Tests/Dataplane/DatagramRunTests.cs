@@ -140,6 +140,15 @@ public sealed class DatagramRunTests
     }
 
     [Fact]
+    public void Where_the_link_carries_none_each_is_a_packet()
+    {
+        Peer peer = Serve(Overlay.Peer());
+        peer.Target.Neighbor = new LinkNeighbor(2, 1);
+        Send(Run(Udp4, Together), isPartial: false);
+        Assert.Equal(Together, _host.Underlay.Packets.Count);
+    }
+
+    [Fact]
     public void Once_refused_they_leave_singly()
     {
         Peer peer = Serve(Overlay.Peer());
@@ -158,7 +167,9 @@ public sealed class DatagramRunTests
     [InlineData(40, 1)]
     public void A_peer_is_asked_once_there_are_enough_in_a_batch(int count, int questions)
     {
-        _host.With([(Overlay.Peer(), ["172.17.52.0/24"])]);
+        Peer peer = Overlay.Peer();
+        peer.Target.Neighbor = new LinkNeighbor(2, 1, CarriesGre: true);
+        _host.With([(peer, ["172.17.52.0/24"])]);
         Send(Run(Udp4, count), isPartial: false);
         Assert.Equal(questions, _host.Underlay.Packets.Count(p => p.Segments == 0));
         Assert.Equal(count, _host.Underlay.Packets.Count(p => p.Segments == 1));
@@ -177,7 +188,11 @@ public sealed class DatagramRunTests
     }
 
     private static void TakeAll(params Peer[] peers) =>
-        Array.ForEach(peers, peer => peer.Target.Abilities.Hear(Abilities.TcpSuperPackets | Abilities.UdpSuperPackets, Environment.TickCount64));
+        Array.ForEach(peers, peer =>
+        {
+            peer.Target.Neighbor = new LinkNeighbor(2, 1, CarriesGre: true);
+            peer.Target.Abilities.Hear(Abilities.TcpSuperPackets | Abilities.UdpSuperPackets, Environment.TickCount64);
+        });
 
     private void Send(byte[][] packets, bool isPartial)
     {

@@ -378,6 +378,9 @@ internal sealed partial class PathChooser : IAsyncDisposable
             foreach ((int, InetAddress) key in wanted)
             {
                 _hops.TryAdd(key, new HopState());
+
+                // A link may have another address of its own now, and who uses a next hop looks at that once.
+                _hops[key].Known = null;
             }
 
             foreach ((int, InetAddress) key in _hops.Keys.Where(key => !wanted.Contains(key)).ToArray())
@@ -391,6 +394,7 @@ internal sealed partial class PathChooser : IAsyncDisposable
 
     private void ApplyNeighbors(HostNeighbor[] changes, bool lost)
     {
+        HopState[] usable = [.. _hops.Values.Where(hop => hop.Neighbor is { IsUsable: true })];
         if (lost)
         {
             foreach (HopState hop in _hops.Values)
@@ -407,6 +411,13 @@ internal sealed partial class PathChooser : IAsyncDisposable
             {
                 hop.Neighbor = change;
             }
+        }
+
+        // A link that went down and came up again has lost them, and no packet may go there that would make the kernel ask.
+        foreach (HopState hop in usable.Where(hop => hop.Neighbor is not { IsUsable: true }))
+        {
+            hop.IsAsked = false;
+            hop.LastUse = null;
         }
     }
 
@@ -508,7 +519,7 @@ internal sealed partial class PathChooser : IAsyncDisposable
             }
 
             LinkNeighbor? neighbor = isNone || (state.IsHindered && !isPinned) ? null : Resolve(state.Hop);
-            if (target.Neighbor != neighbor)
+            if (!ReferenceEquals(target.Neighbor, neighbor))
             {
                 target.Neighbor = neighbor;
             }
@@ -536,7 +547,7 @@ internal sealed partial class PathChooser : IAsyncDisposable
 
         if (state.Known is not LinkNeighbor known || known.Address != neighbor.LinkAddress)
         {
-            state.Known = new LinkNeighbor(hop.LinkIndex, neighbor.LinkAddress);
+            state.Known = new LinkNeighbor(hop.LinkIndex, neighbor.LinkAddress, hop.CarriesGre);
         }
 
         return state.Known;

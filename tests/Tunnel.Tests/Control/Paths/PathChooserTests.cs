@@ -50,6 +50,37 @@ public sealed class PathChooserTests
         Assert.Equal(("datapath-changed", "receive packet, send packet"), (told.Event, told.Detail));
     }
 
+    [Fact]
+    public async Task AfterAChangeOfLinksOrRoutesThereIsAnotherObject()
+    {
+        await using var host = new Fixture("192.168.40.12");
+        host.Start();
+        host.Neighbors.Change(Vm2, Mac);
+        await host.UntilAsync(() => host.Target().Neighbor is not null);
+        LinkNeighbor before = host.Target().Neighbor!;
+        host.Neighbors.Change(Vm2, Mac, isStale: true);
+        host.Neighbors.ChangeRoutes(destination => new HostNextHop(2, "eth0", IsEthernet: true, destination, CarriesUdpTunnels: true, CarriesGre: true));
+        await host.UntilAsync(() => !ReferenceEquals(host.Target().Neighbor, before));
+        Assert.Equal(before, host.Target().Neighbor);
+    }
+
+    // As when a link goes down and comes up again at once: nothing that is sent would make the kernel ask.
+    [Fact]
+    public async Task ANeighborThatVanishesIsAskedForAgainOnce()
+    {
+        await using var host = new Fixture("192.168.40.12");
+        host.Start();
+        host.Neighbors.Change(Vm2, Mac);
+        await host.UntilAsync(() => host.Target().Neighbor is not null);
+        int before = host.Neighbors.Uses.Count;
+        host.Neighbors.Change(Vm2, Mac, isUsable: false);
+        await host.UntilAsync(() => host.Target().Neighbor is null && host.Neighbors.Uses.Count == before + 1);
+        host.Neighbors.Change(Vm2, Mac, isUsable: false);
+        host.Neighbors.Change(Vm2, Mac);
+        await host.UntilAsync(() => host.Target().Neighbor is not null);
+        Assert.Equal(before + 1, host.Neighbors.Uses.Count);
+    }
+
     [Theory]
     [InlineData(null)]
     [InlineData(UnderlayPath.Packet)]
@@ -111,12 +142,12 @@ public sealed class PathChooserTests
         await using Fixture host = await Fixture.KnownAsync();
         InetAddress gateway = FakeHostNetwork.Address("192.168.40.1");
         host.Neighbors.Change(gateway, 0x020000000001);
-        host.Neighbors.ChangeRoutes(_ => new HostNextHop(2, "eth0", IsEthernet: true, gateway, CarriesUdpTunnels: true));
+        host.Neighbors.ChangeRoutes(_ => new HostNextHop(2, "eth0", IsEthernet: true, gateway, CarriesUdpTunnels: true, CarriesGre: true));
         await host.UntilAsync(() => host.Target().Neighbor?.Address == 0x020000000001);
-        host.Neighbors.ChangeRoutes(_ => new HostNextHop(2, "eth0", IsEthernet: true, InetAddress.None, CarriesUdpTunnels: true));
+        host.Neighbors.ChangeRoutes(_ => new HostNextHop(2, "eth0", IsEthernet: true, InetAddress.None, CarriesUdpTunnels: true, CarriesGre: true));
         await host.UntilAsync(() => host.Target().Neighbor is null);
         Assert.Equal(Packet, host.Paths.Now);
-        host.Neighbors.ChangeRoutes(_ => new HostNextHop(3, "eth1", IsEthernet: true, Vm2, CarriesUdpTunnels: true));
+        host.Neighbors.ChangeRoutes(_ => new HostNextHop(3, "eth1", IsEthernet: true, Vm2, CarriesUdpTunnels: true, CarriesGre: true));
         await host.UntilAsync(() => host.Neighbors.Uses.Contains((3, Vm2)));
         host.Neighbors.Change(Vm2, Mac, link: 3);
         await host.UntilAsync(() => host.Target().Neighbor is { LinkIndex: 3, Address: Mac });
@@ -128,7 +159,7 @@ public sealed class PathChooserTests
     public async Task AnotherKindOfLinkTakesRawSockets()
     {
         await using Fixture host = await Fixture.KnownAsync();
-        host.Neighbors.ChangeRoutes(destination => new HostNextHop(5, "wg0", IsEthernet: false, destination, CarriesUdpTunnels: false));
+        host.Neighbors.ChangeRoutes(destination => new HostNextHop(5, "wg0", IsEthernet: false, destination, CarriesUdpTunnels: false, CarriesGre: true));
         await host.UntilAsync(() => host.Paths.Now.Receive == UnderlayPath.Raw && host.Target().Neighbor is null);
         Assert.Equal(["wg0, the way to 192.168.40.12, is no Ethernet device"], host.Chooser.Reasons);
     }
@@ -302,7 +333,7 @@ public sealed class PathChooserTests
         host.Neighbors.ChangeRoutes(_ => null);
         await host.UntilAsync(() => host.Paths.Now == Raw);
         host.Neighbors.OnGetNextHops = () => { };
-        host.Neighbors.ChangeRoutes(destination => new HostNextHop(2, "eth0", IsEthernet: true, destination, CarriesUdpTunnels: true));
+        host.Neighbors.ChangeRoutes(destination => new HostNextHop(2, "eth0", IsEthernet: true, destination, CarriesUdpTunnels: true, CarriesGre: true));
         await host.UntilAsync(() => host.Paths.Now == Packet && host.Target().Neighbor is not null);
     }
 
@@ -368,11 +399,11 @@ public sealed class PathChooserTests
         await using Fixture host = await Fixture.MixedAsync();
         InetAddress gateway = FakeHostNetwork.Address("192.168.40.1");
         host.Neighbors.Change(gateway, Mac + 7);
-        host.Neighbors.ChangeRoutes(_ => new HostNextHop(2, "eth0", IsEthernet: true, gateway, CarriesUdpTunnels: false));
+        host.Neighbors.ChangeRoutes(_ => new HostNextHop(2, "eth0", IsEthernet: true, gateway, CarriesUdpTunnels: false, CarriesGre: true));
         await host.UntilAsync(() => host.Target(0).Neighbor?.Address == Mac + 7 && host.Target(1).Neighbor is null);
-        host.Neighbors.ChangeRoutes(_ => new HostNextHop(2, "eth0", IsEthernet: true, gateway, CarriesUdpTunnels: true));
+        host.Neighbors.ChangeRoutes(_ => new HostNextHop(2, "eth0", IsEthernet: true, gateway, CarriesUdpTunnels: true, CarriesGre: true));
         await host.UntilAsync(() => host.Target(1).Neighbor?.Address == Mac + 7);
-        host.Neighbors.ChangeRoutes(destination => new HostNextHop(5, "wg0", IsEthernet: destination == Vm2, destination, CarriesUdpTunnels: true));
+        host.Neighbors.ChangeRoutes(destination => new HostNextHop(5, "wg0", IsEthernet: destination == Vm2, destination, CarriesUdpTunnels: true, CarriesGre: true));
         host.Neighbors.Change(Vm2, Mac, link: 5);
         await host.UntilAsync(() => host.Target(0).Neighbor is { LinkIndex: 5 } && host.Target(1).Neighbor is null);
         Assert.Empty(host.Chooser.Reasons);
@@ -383,7 +414,7 @@ public sealed class PathChooserTests
     public async Task ALinkThatWouldCutIsNoReasonToAskForANeighbor()
     {
         await using var host = new Fixture { Peers = [Fixture.NewPeer("192.168.40.13", udpPort: 4754), Fixture.NewPeer("192.168.40.12")] };
-        host.Neighbors.ChangeRoutes(destination => new HostNextHop(2, "eth0", IsEthernet: true, destination, CarriesUdpTunnels: false));
+        host.Neighbors.ChangeRoutes(destination => new HostNextHop(2, "eth0", IsEthernet: true, destination, CarriesUdpTunnels: false, CarriesGre: true));
         host.Start();
         await host.UntilAsync(() => host.Neighbors.Uses.Contains((2, Vm2)));
         host.Neighbors.Change(Vm2, Mac);
@@ -461,7 +492,7 @@ public sealed class PathChooserTests
         host.Neighbors.ChangeRoutes(_ => null);
         await host.UntilAsync(() => host.Target().Neighbor is null);
         host.Neighbors.OnGetNextHops = () => { };
-        host.Neighbors.ChangeRoutes(destination => new HostNextHop(2, "eth0", IsEthernet: true, destination, CarriesUdpTunnels: true));
+        host.Neighbors.ChangeRoutes(destination => new HostNextHop(2, "eth0", IsEthernet: true, destination, CarriesUdpTunnels: true, CarriesGre: true));
         await host.UntilAsync(() => host.Target().Neighbor is not null);
     }
 
