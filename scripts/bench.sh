@@ -183,8 +183,8 @@ processes() { { ip netns pids "$netlab_name-vm1"; ip netns pids "$netlab_name-vm
 listening() { [[ $(netlab_in vm2 ss -Hltn "sport = :5201") ]]; }
 stop() {
   local process
-  for process; do netlab_alive "$process" && kill "${process% *}" 2>/dev/null; done
-  for process; do netlab_await 5 dead "$process" || kill -KILL "${process% *}" 2>/dev/null; done
+  for process; do ! netlab_alive "$process" || kill "${process% *}" 2>/dev/null || true; done
+  for process; do netlab_await 5 dead "$process" || kill -KILL "${process% *}" 2>/dev/null || true; done
   return 0
 }
 dead() { ! netlab_alive "$1"; }

@@ -42,8 +42,8 @@ public static class KernelCoalescing
             return CoalescingVerdict.Ordinary;
         }
 
-        bool dropsUdp = dropsPartialUdp || packet.TotalLength > largest;
-        return Judge(packet.Protocol, packet.Addresses, packet.HeaderLength, packet.Payload, dropsUdp, isIpv4: true, ref offload);
+        return Judge(
+            packet.Protocol, packet.Addresses, packet.HeaderLength, packet.Payload, packet.TotalLength > largest, dropsPartialUdp, isIpv4: true, ref offload);
     }
 
     /// <summary>Judges an inner IPv6 packet. One with extension headers is never coalesced across them here and counts as ordinary.</summary>
@@ -54,8 +54,8 @@ public static class KernelCoalescing
     public static CoalescingVerdict Judge(in Ipv6View packet, int largest, bool dropsPartialUdp, out Offload offload)
     {
         offload = default;
-        bool dropsUdp = dropsPartialUdp || packet.TotalLength > largest;
-        return Judge(packet.NextHeader, packet.Addresses, Ipv6Header.Length, packet.Payload, dropsUdp, isIpv4: false, ref offload);
+        return Judge(
+            packet.NextHeader, packet.Addresses, Ipv6Header.Length, packet.Payload, packet.TotalLength > largest, dropsPartialUdp, isIpv4: false, ref offload);
     }
 
     private static CoalescingVerdict Judge(
@@ -63,7 +63,8 @@ public static class KernelCoalescing
         ReadOnlySpan<byte> addresses,
         int headerLength,
         ReadOnlySpan<byte> transport,
-        bool dropsUdp,
+        bool isTooLong,
+        bool dropsPartialUdp,
         bool isIpv4,
         ref Offload offload)
     {
@@ -78,10 +79,12 @@ public static class KernelCoalescing
             return CoalescingVerdict.Ordinary;
         }
 
-        // The field alone tells, without reading the payload, but for one finished checksum in 65,536 that happens to be equal.
+        // The field alone tells, without reading the payload, but for one finished checksum in 65,536 that happens to be equal. Of TCP that
+        // is too long to have come alone that can be left open: the kernel would finish it to what it is.
         ushort pseudoHeader = InternetChecksum.PseudoHeader(addresses, protocol, transport.Length);
         ushort field = BinaryPrimitives.ReadUInt16BigEndian(transport[checksumOffset..]);
-        if (field != pseudoHeader || InternetChecksum.IsValid(transport, pseudoHeader))
+        bool isGiven = isTooLong && protocol == IpProtocol.Tcp;
+        if (field != pseudoHeader || (!isGiven && InternetChecksum.IsValid(transport, pseudoHeader)))
         {
             return CoalescingVerdict.Ordinary;
         }
@@ -89,7 +92,7 @@ public static class KernelCoalescing
         if (protocol == IpProtocol.Udp)
         {
             offload = Unfinished(headerLength, checksumOffset);
-            return dropsUdp ? CoalescingVerdict.CoalescedUdp : CoalescingVerdict.Partial;
+            return dropsPartialUdp || isTooLong ? CoalescingVerdict.CoalescedUdp : CoalescingVerdict.Partial;
         }
 
         if (!TcpView.TryParse(transport, out TcpView tcp))

@@ -91,7 +91,7 @@ internal sealed unsafe class KernelSegmenter : IDisposable
     public bool MustFollow(int worker, GatherBatch batch, int index)
     {
         uint flow = batch[index].FlowHash;
-        return flow != 0 && _workers[worker].IsInUseFor(flow, Environment.TickCount64) &&
+        return flow != 0 && _workers[worker].IsInUseFor(flow) &&
             (batch.Pieces(index)[0].Span[Ipv4Header.Length] & (ChecksumPresent | SequencePresent)) == 0;
     }
 
@@ -126,7 +126,7 @@ internal sealed unsafe class KernelSegmenter : IDisposable
         packet.Result = own.Write(entry, pieces, outer.Length, isUdp ? InUdp(packet.Offload, pieces[0].Length) : packet.Offload);
         if (!isUdp && packet.Offload.Gso != GsoType.None)
         {
-            own.Use(packet.FlowHash, Environment.TickCount64);
+            own.Use(packet.FlowHash);
         }
     }
 
@@ -321,9 +321,10 @@ internal sealed unsafe class KernelSegmenter : IDisposable
             return slot;
         }
 
-        public bool IsInUseFor(uint flowHash, long now) => now - _uses[flowHash % Flows] < InUseMilliseconds;
+        public bool IsInUseFor(uint flowHash) =>
+            _uses[flowHash % Flows] is long last and not 0 && Environment.TickCount64 - last < InUseMilliseconds;
 
-        public void Use(uint flowHash, long now) => _uses[flowHash % Flows] = now;
+        public void Use(uint flowHash) => _uses[flowHash % Flows] = Environment.TickCount64;
 
         // Total length and checksum differ in every packet; the rest of the headers tells whether the peer's settings have changed.
         public bool IsDescribed(int slot, ReadOnlySpan<byte> outer, LinkNeighbor neighbor)
