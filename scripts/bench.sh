@@ -181,14 +181,6 @@ processes() { { ip netns pids "$netlab_name-vm1"; ip netns pids "$netlab_name-vm
 
 # The server of a measurement serves once, so that no measurement suffers from what an earlier one left.
 listening() { [[ $(netlab_in vm2 ss -Hltn "sport = :5201") ]]; }
-stop() {
-  local process
-  for process; do ! netlab_alive "$process" || kill "${process% *}" 2>/dev/null || true; done
-  for process; do netlab_await 5 dead "$process" || kill -KILL "${process% *}" 2>/dev/null || true; done
-  return 0
-}
-dead() { ! netlab_alive "$1"; }
-
 # iperf SECONDS OPTION...   leaves the client's JSON in the file iperf.json
 iperf() {
   local duration=$1 server status=0
@@ -197,7 +189,7 @@ iperf() {
   server=$(netlab_identify "$netlab_pid") || server=
   netlab_await 5 listening || { problem "iperf3's server does not start"; return 1; }
   netlab_in vm1 timeout -k 5 $((duration + 15)) iperf3 -c "$target" -t "$duration" -i 0 --connect-timeout 5000 -J "$@" >iperf.json 2>/dev/null </dev/null || status=$?
-  stop "$server"
+  netlab_stop "$server"
   if ((status)); then
     problem "iperf3 $*: $(jq -r '.error // "it was stopped after \(.start.test_start.duration + 15) s"' iperf.json 2>/dev/null || echo "it was stopped")"
     return 1
@@ -275,10 +267,10 @@ goes_through() {
   local tcpdump
   netlab_start vm2 "$netlab_dir/tcpdump.log" tcpdump -i eth1 -s 128 --immediate-mode -U -Z root -w "$netlab_dir/check.pcap"
   tcpdump=$(netlab_identify "$netlab_pid")
-  netlab_await 5 grep -q listening "$netlab_dir/tcpdump.log" || { reason="tcpdump does not start"; stop "$tcpdump"; return 1; }
+  netlab_await 5 grep -q listening "$netlab_dir/tcpdump.log" || { reason="tcpdump does not start"; netlab_stop "$tcpdump"; return 1; }
   netlab_in vm1 ping -n -q -c 10 -i 0.02 -s 1000 "$target" >/dev/null || true
   sleep 0.3
-  stop "$tcpdump"
+  netlab_stop "$tcpdump"
   rm "$netlab_dir/tcpdump.log"
   if (($(captured "src host $(underlay 1) and greater 1000 and ${wire[$variant]}") < 10)); then
     reason="its traffic is not on the wire as ${wire[$variant]}"
@@ -334,7 +326,7 @@ bring_up() {
 take_down() {
   local n device
   if declare -F "down_$variant" >/dev/null && [[ ${kind[$variant]} == yours ]]; then "down_$variant" || true; fi
-  stop "${tunnel_processes[@]}"
+  netlab_stop "${tunnel_processes[@]}"
   for n in 1 2; do
     for device in $(devices "$n"); do
       [[ " ${devices_before[n]} " == *" $device "* ]] || ip -n "$netlab_name-vm$n" link del "$device" 2>/dev/null || true

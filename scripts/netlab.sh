@@ -72,7 +72,8 @@ netlab_identify() {
 netlab_alive() { [[ $1 && $(netlab_identify "${1% *}") == "$1" ]]; }
 
 netlab_remove() {
-  local process namespace deadline
+  local namespace
+  local -a processes
   [[ -e $netlab_dir ]] || return 0
   if [[ ! -e $netlab_dir/owner ]]; then
     # A run that was killed before it wrote its name; anything else isn't ours.
@@ -80,14 +81,8 @@ netlab_remove() {
     return
   fi
   if [[ -e $netlab_dir/processes ]]; then
-    while read -r process; do
-      netlab_alive "$process" && kill "${process% *}"
-    done <"$netlab_dir/processes"
-    while read -r process; do
-      deadline=$((SECONDS + 5))
-      while netlab_alive "$process" && ((SECONDS < deadline)); do sleep 0.05; done
-      netlab_alive "$process" && kill -KILL "${process% *}"
-    done <"$netlab_dir/processes"
+    mapfile -t processes <"$netlab_dir/processes"
+    netlab_stop "${processes[@]}"
   fi
   if [[ -e $netlab_dir/namespaces ]]; then
     while read -r namespace; do
@@ -111,6 +106,14 @@ netlab_start() {
   disown
   netlab_identify "$netlab_pid" >>"$netlab_dir/processes"
 }
+
+# netlab_stop "PID STARTTIME"...   ends processes and waits for them.
+netlab_stop() {
+  local process
+  for process; do ! netlab_alive "$process" || kill "${process% *}" 2>/dev/null || true; done
+  for process; do netlab_await 5 netlab_ended "$process" || kill -KILL "${process% *}" 2>/dev/null || true; done
+}
+netlab_ended() { ! netlab_alive "$1"; }
 
 # Waits for a condition: netlab_await SECONDS COMMAND...
 netlab_await() {

@@ -132,15 +132,6 @@ start_daemons() {
   done
 }
 
-# stop "PID STARTTIME"...   ends processes and waits for them.
-stop() {
-  local process
-  for process; do ! netlab_alive "$process" || kill "${process% *}" 2>/dev/null || true; done
-  for process; do netlab_await 5 dead "$process" || kill -KILL "${process% *}" 2>/dev/null || true; done
-  return 0
-}
-dead() { ! netlab_alive "$1"; }
-
 # Where a load goes: a server listens there before its client starts.
 listening() { [[ $(netlab_in vm2 ss -Hltn "sport = :$1") ]]; }
 
@@ -160,7 +151,7 @@ load_tcp() {
   load tcp6 5202 "$1" -c "$(overlay6 2)" -P "$2" --bidir -C cubic
 }
 unload() {
-  stop "${clients[@]}" "${servers[@]}"
+  netlab_stop "${clients[@]}" "${servers[@]}"
   clients=() servers=()
 }
 # The loads that have ended, each with what it said last.
@@ -222,7 +213,7 @@ check_tcp() {
   ((bytes > tcp_seconds * 10000000)) || changed+="${changed:+, }only $bytes bytes in $tcp_seconds s"
   verdicts+=("tcp" "$changed" "$(awk -v b="$bytes" -v s="$tcp_seconds" 'BEGIN { printf "%.2f Gbit/s both ways together, 8 flows: nothing sent again, nothing out of order", b * 8 / s / 1e9 }')")
 }
-loads_ended() { local process; for process in "${clients[@]}"; do dead "$process" || return 1; done; }
+loads_ended() { local process; for process in "${clients[@]}"; do netlab_ended "$process" || return 1; done; }
 
 # One line of progress; adds to the samples of memory. progress WITH-REASONS
 progress() {
@@ -370,7 +361,7 @@ soak() {
   check_load
   printf 'dropped: %s\n' "$(drops 1)"
   for ((i = 0; i < ${#verdicts[@]}; i += 3)); do check "${verdicts[@]:i:3}"; done
-  stop "${watcher[@]:1}" "${daemon[@]:1}"
+  netlab_stop "${watcher[@]:1}" "${daemon[@]:1}"
 }
 
 profile=default

@@ -19,9 +19,7 @@ internal sealed class AbilityAnswers(IUnderlay underlay)
         }
 
         int length = peer.Overhead + AbilitiesMessage.Length;
-        Span<byte> packet = _memory.Slice(0, length);
-        new AbilitiesMessage(abilities, IsQuestion: false).Write(packet[peer.Overhead..]);
-        peer.WriteOuterHeaders(packet, EtherType.Experimental);
+        peer.WriteMessage(_memory.Slice(0, length), new AbilitiesMessage(abilities, IsQuestion: false));
         _send.Clear();
         _send.Add(new Piece(_memory, 0, length), target: peer.Target);
         underlay.Send(_send);

@@ -14,7 +14,6 @@ internal sealed class DatagramRun
     /// <summary>The most datagrams of a run: more gain nothing, and UDP receivers of older kernels refuse them (UDP_MAX_SEGMENTS).</summary>
     public const int MaxDatagrams = 64;
 
-    private const int Ipv4Identification = 4;
 
     private readonly Piece[] _datagrams = new Piece[MaxDatagrams];
     private readonly Offload[] _offloads = new Offload[MaxDatagrams];
@@ -109,5 +108,5 @@ internal sealed class DatagramRun
             shape.IsChecksumRight(bytes, offload);
     }
 
-    private static ushort Identification(ReadOnlySpan<byte> packet) => BinaryPrimitives.ReadUInt16BigEndian(packet[Ipv4Identification..]);
+    private static ushort Identification(ReadOnlySpan<byte> packet) => BinaryPrimitives.ReadUInt16BigEndian(packet[Ipv4Header.IdentificationOffset..]);
 }

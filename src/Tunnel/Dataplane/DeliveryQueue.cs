@@ -24,8 +24,6 @@ internal sealed class DeliveryQueue
     private const int LargestPacket = ushort.MaxValue;
     private const int HeaderSlot = 128;
     private const int Buckets = 64;
-    private const byte Push = 0x08;
-    private const int TcpFlags = 13;
 
     private readonly ITunDevice _tun;
     private readonly OffloadState _offloads;
@@ -138,7 +136,7 @@ internal sealed class DeliveryQueue
 
     // Nothing follows a segment that its sender pushed, nor one shorter than those before it.
     private static bool IsLast(ReadOnlySpan<byte> bytes, in SegmentShape shape, int segmentSize) =>
-        shape.Payload % segmentSize != 0 || (shape.Protocol == IpProtocol.Tcp && (bytes[shape.TransportStart + TcpFlags] & Push) != 0);
+        shape.Payload % segmentSize != 0 || (shape.Protocol == IpProtocol.Tcp && (bytes[shape.TransportStart + TcpView.FlagsOffset] & TcpView.Push) != 0);
 
     private void AddItem(int index, in SegmentShape shape, ReadOnlySpan<byte> bytes, bool closed)
     {

@@ -138,6 +138,15 @@ public sealed class Peer
         }
     }
 
+    /// <summary>Writes a message to its daemon, outer headers before it.</summary>
+    /// <param name="packet"><see cref="Overhead"/> + <see cref="AbilitiesMessage.Length"/> bytes.</param>
+    /// <param name="message">The message.</param>
+    public void WriteMessage(Span<byte> packet, AbilitiesMessage message)
+    {
+        message.Write(packet[Overhead..]);
+        WriteOuterHeaders(packet, EtherType.Experimental);
+    }
+
     private void WriteIpv4Length(Span<byte> header, int length)
     {
         BinaryPrimitives.WriteUInt16BigEndian(header[Ipv4Header.TotalLengthOffset..], (ushort)length);

@@ -17,11 +17,6 @@ namespace Tunnel.Dataplane;
 internal readonly record struct SegmentShape(
     byte Protocol, bool IsIpv4, bool MayJoin, int TransportStart, int HeaderLength, int Payload, int SegmentSize)
 {
-    private const byte Ack = 0x10;
-    private const byte Push = 0x08;
-    private const int TcpFlags = 13;
-    private const int UdpLength = 4;
-
     /// <summary>Whether it is one segment, and not several that the kernel has coalesced.</summary>
     public bool IsSingle => Payload == SegmentSize;
 
@@ -63,8 +58,8 @@ internal readonly record struct SegmentShape(
 
         int segmentSize = offload.Gso == GsoType.None ? payload : offload.SegmentSize;
         bool mayJoin = payload > 0 && segmentSize > 0 && !hasIpOptions && (isTcp
-            ? (bytes[start + TcpFlags] & ~Push) == Ack
-            : BinaryPrimitives.ReadUInt16BigEndian(bytes[(start + UdpLength)..]) == UdpView.HeaderLength + payload &&
+            ? (bytes[start + TcpView.FlagsOffset] & ~TcpView.Push) == TcpView.Ack
+            : BinaryPrimitives.ReadUInt16BigEndian(bytes[(start + UdpView.LengthOffset)..]) == UdpView.HeaderLength + payload &&
               BinaryPrimitives.ReadUInt16BigEndian(bytes[(start + UdpView.ChecksumOffset)..]) != 0);
         return new SegmentShape(protocol, isIpv4, mayJoin, start, headerLength, payload, segmentSize);
     }
@@ -125,12 +120,12 @@ internal readonly record struct SegmentShape(
         ushort pseudoHeader = InternetChecksum.PseudoHeader(addresses, Protocol, transportLength);
         if (Protocol == IpProtocol.Udp)
         {
-            BinaryPrimitives.WriteUInt16BigEndian(transport[UdpLength..], (ushort)transportLength);
+            BinaryPrimitives.WriteUInt16BigEndian(transport[UdpView.LengthOffset..], (ushort)transportLength);
             BinaryPrimitives.WriteUInt16BigEndian(transport[UdpView.ChecksumOffset..], pseudoHeader);
         }
         else
         {
-            transport[TcpFlags] |= (byte)(last[TransportStart + TcpFlags] & Push);
+            transport[TcpView.FlagsOffset] |= (byte)(last[TransportStart + TcpView.FlagsOffset] & TcpView.Push);
             BinaryPrimitives.WriteUInt16BigEndian(transport[TcpView.ChecksumOffset..], pseudoHeader);
         }
     }

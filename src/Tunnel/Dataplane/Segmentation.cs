@@ -13,12 +13,8 @@ internal ref struct Segmentation
     public const int MaxHeader = 160;
 
     private const byte Fin = 0x01;
-    private const byte Push = 0x08;
     private const byte CongestionWindowReduced = 0x80;
-    private const int Ipv4Identification = 4;
     private const int TcpSequence = 4;
-    private const int TcpFlags = 13;
-    private const int UdpLength = 4;
 
     private readonly ReadOnlySpan<byte> _packet;
     private readonly int _transportStart;
@@ -44,7 +40,7 @@ internal ref struct Segmentation
         if (isIpv4)
         {
             constant.Slice(Ipv4Header.TotalLengthOffset, 2).Clear();
-            constant.Slice(Ipv4Identification, 2).Clear();
+            constant.Slice(Ipv4Header.IdentificationOffset, 2).Clear();
             constant.Slice(Ipv4Header.ChecksumOffset, 2).Clear();
             _ipSum = InternetChecksum.Sum(constant[..transportStart]);
         }
@@ -54,12 +50,12 @@ internal ref struct Segmentation
         if (isTcp)
         {
             transport.Slice(TcpSequence, 4).Clear();
-            transport[TcpFlags] = 0;
+            transport[TcpView.FlagsOffset] = 0;
             transport.Slice(TcpView.ChecksumOffset, 2).Clear();
         }
         else
         {
-            transport.Slice(UdpLength, 2).Clear();
+            transport.Slice(UdpView.LengthOffset, 2).Clear();
             transport.Slice(UdpView.ChecksumOffset, 2).Clear();
         }
 
@@ -148,9 +144,9 @@ internal ref struct Segmentation
 
     private readonly void WriteIpv4(Span<byte> header, int index, ushort totalLength)
     {
-        ushort identification = (ushort)(BinaryPrimitives.ReadUInt16BigEndian(_packet[Ipv4Identification..]) + index);
+        ushort identification = (ushort)(BinaryPrimitives.ReadUInt16BigEndian(_packet[Ipv4Header.IdentificationOffset..]) + index);
         BinaryPrimitives.WriteUInt16BigEndian(header[Ipv4Header.TotalLengthOffset..], totalLength);
-        BinaryPrimitives.WriteUInt16BigEndian(header[Ipv4Identification..], identification);
+        BinaryPrimitives.WriteUInt16BigEndian(header[Ipv4Header.IdentificationOffset..], identification);
         ushort checksum = (ushort)~InternetChecksum.Fold((ulong)_ipSum + totalLength + identification);
         BinaryPrimitives.WriteUInt16BigEndian(header[Ipv4Header.ChecksumOffset..], checksum);
     }
@@ -159,18 +155,18 @@ internal ref struct Segmentation
     private readonly void WriteTcp(Span<byte> transport, int index, int first, ushort transportLength, ushort payloadSum)
     {
         uint sequence = BinaryPrimitives.ReadUInt32BigEndian(transport[TcpSequence..]) + (uint)first;
-        int flags = transport[TcpFlags];
-        flags &= index == Count - 1 ? 0xff : ~(Fin | Push);
+        int flags = transport[TcpView.FlagsOffset];
+        flags &= index == Count - 1 ? 0xff : ~(Fin | TcpView.Push);
         flags &= index == 0 ? 0xff : ~CongestionWindowReduced;
         BinaryPrimitives.WriteUInt32BigEndian(transport[TcpSequence..], sequence);
-        transport[TcpFlags] = (byte)flags;
+        transport[TcpView.FlagsOffset] = (byte)flags;
         ulong sum = (ulong)_transportSum + transportLength + (sequence >> 16) + (ushort)sequence + (uint)flags + payloadSum;
         BinaryPrimitives.WriteUInt16BigEndian(transport[TcpView.ChecksumOffset..], (ushort)~InternetChecksum.Fold(sum));
     }
 
     private readonly void WriteUdp(Span<byte> transport, ushort transportLength, ushort payloadSum)
     {
-        BinaryPrimitives.WriteUInt16BigEndian(transport[UdpLength..], transportLength);
+        BinaryPrimitives.WriteUInt16BigEndian(transport[UdpView.LengthOffset..], transportLength);
 
         // The length counts twice: in the header and in the pseudo-header.
         ushort checksum = (ushort)~InternetChecksum.Fold((ulong)_transportSum + transportLength + transportLength + payloadSum);

@@ -55,7 +55,8 @@ internal sealed class SendQueue
     /// <returns>False where it is none of these: the caller finishes it and adds it as a packet.</returns>
     public bool TryAddDatagram(in Piece packet, in Offload offload, Peer peer, uint flowHash)
     {
-        if (peer.Target.UdpPort != 0 || peer.Target.Neighbor is not { CarriesGre: true } || !_offloads.Has(Offloads.GreSegment) || peer.Settings.UsesChecksum || peer.Settings.UsesSequence)
+        if (peer.Target.UdpPort != 0 || peer.Target.Neighbor is not { CarriesGre: true } || !_offloads.Has(Offloads.GreSegment) ||
+            !IsGreHeaderRepeated(peer))
         {
             return false;
         }
@@ -148,12 +149,14 @@ internal sealed class SendQueue
         }
     }
 
-    // GRE checksums and sequence numbers differ from segment to segment. Where a UDP socket receives a super-packet of datagrams whole, it
-    // takes their size for that of outer datagrams.
+    // GRE checksums and sequence numbers differ from segment to segment.
+    private static bool IsGreHeaderRepeated(Peer peer) => !peer.Settings.UsesChecksum && !peer.Settings.UsesSequence;
+
+    // Where a UDP socket receives a super-packet of datagrams whole, it takes their size for that of outer datagrams.
     private bool IsCutByKernel(in Piece packet, in Offload offload, Peer peer)
     {
         bool isUdp = offload.Gso == GsoType.UdpL4;
-        return _underlay.Cuts(peer.Target) && !peer.Settings.UsesChecksum && !peer.Settings.UsesSequence &&
+        return _underlay.Cuts(peer.Target) && IsGreHeaderRepeated(peer) &&
             (!isUdp || peer.Target.UdpPort == 0) && packet.Length + peer.UncutOverhead <= ushort.MaxValue &&
             Takes(peer, isUdp ? Abilities.UdpSuperPackets : Abilities.TcpSuperPackets);
     }
@@ -175,9 +178,7 @@ internal sealed class SendQueue
         MakeRoom(pieces: 1);
         int slot = _headersUsed++ * HeaderSlot;
         int length = peer.Overhead + AbilitiesMessage.Length;
-        Span<byte> packet = _headers.Slice(slot, length);
-        new AbilitiesMessage(Abilities.None, IsQuestion: true).Write(packet[peer.Overhead..]);
-        peer.WriteOuterHeaders(packet, EtherType.Experimental);
+        peer.WriteMessage(_headers.Slice(slot, length), new AbilitiesMessage(Abilities.None, IsQuestion: true));
         int index = _sends.Add(new Piece(_headers, slot, length), target: peer.Target);
         _sends[index].Segments = 0;
         _receivers[index] = peer;
@@ -189,16 +190,22 @@ internal sealed class SendQueue
         in Segmentation segmentation, in Piece packet, in Offload offload, ushort protocolType, Peer peer, uint flowHash)
     {
         MakeRoom(pieces: 2);
-        int slot = _headersUsed++ * HeaderSlot;
-        peer.WriteUncutHeaders(_headers.Slice(slot, peer.UncutOverhead), packet.Length, protocolType);
-        int index = _sends.Add(
-            new Piece(_headers, slot, peer.UncutOverhead), offload with { HeaderLength = (ushort)segmentation.HeaderLength }, peer.Target);
+        BeginUncut(packet.Length, offload with { HeaderLength = (ushort)segmentation.HeaderLength }, segmentation.Count, protocolType, peer, flowHash);
         _sends.Append(packet);
-        _sends[index].Segments = segmentation.Count;
+    }
+
+    // Begins a packet with the outer headers of a super-packet; the caller has made room, and appends it. Returns the slot of the headers.
+    private int BeginUncut(int length, in Offload offload, int segments, ushort protocolType, Peer peer, uint flowHash)
+    {
+        int slot = _headersUsed++ * HeaderSlot;
+        peer.WriteUncutHeaders(_headers.Slice(slot, peer.UncutOverhead), length, protocolType);
+        int index = _sends.Add(new Piece(_headers, slot, peer.UncutOverhead), offload, peer.Target);
+        _sends[index].Segments = segments;
         _sends[index].FlowHash = flowHash;
         _receivers[index] = peer;
-        _repeated[index] = (segmentation.Count - 1) * segmentation.HeaderLength;
+        _repeated[index] = (segments - 1) * offload.HeaderLength;
         _isOpen = false;
+        return slot;
     }
 
     // Datagrams leave together where they are larger together than any packet by itself: a receiver that can't tell their boundaries any more, because
@@ -233,25 +240,16 @@ internal sealed class SendQueue
         Peer peer = _run.Peer;
         SegmentShape shape = _run.Shape;
         MakeRoom(pieces: _run.Count + 2);
-        int slot = _headersUsed++ * HeaderSlot;
-        peer.WriteOuterHeaders(_headers.Slice(slot, peer.Overhead), _run.Length, _run.ProtocolType, innerSum: 0);
-        Span<byte> inner = _headers.Slice(slot + peer.Overhead, shape.HeaderLength);
+        int start = BeginUncut(_run.Length, shape.SuperPacketOffload, _run.Count, _run.ProtocolType, peer, _runHash) + peer.UncutOverhead;
+        Span<byte> inner = _headers.Slice(start, shape.HeaderLength);
         _run[0].Span[..shape.HeaderLength].CopyTo(inner);
         shape.WriteHeader(inner, _run.Length, _run[_run.Count - 1].Span);
-
-        int index = _sends.Add(new Piece(_headers, slot, peer.Overhead), shape.SuperPacketOffload, peer.Target);
-        _sends.Append(new Piece(_headers, slot + peer.Overhead, shape.HeaderLength));
+        _sends.Append(new Piece(_headers, start, shape.HeaderLength));
         for (int i = 0; i < _run.Count; i++)
         {
             Piece datagram = _run[i];
             _sends.Append(new Piece(datagram.Memory, datagram.Offset + shape.HeaderLength, datagram.Length - shape.HeaderLength));
         }
-
-        _sends[index].Segments = _run.Count;
-        _sends[index].FlowHash = _runHash;
-        _receivers[index] = peer;
-        _repeated[index] = (_run.Count - 1) * shape.HeaderLength;
-        _isOpen = false;
     }
 
     /// <summary>Sends what was added and counts what became of it.</summary>

@@ -20,11 +20,6 @@ internal sealed unsafe class KernelSegmenter : IDisposable
     private const int SlotsPerWorker = 4096;
     private const int EthernetLength = 14;
 
-    // Flags of the GRE header's first byte: RFC 2890 section 2.
-    private const int ChecksumPresent = 0x80;
-    private const int KeyPresent = 0x20;
-    private const int SequencePresent = 0x10;
-
     // Many times what GRO holds packets back for.
     private const int InUseMilliseconds = 50;
 
@@ -92,7 +87,7 @@ internal sealed unsafe class KernelSegmenter : IDisposable
     {
         uint flow = batch[index].FlowHash;
         return flow != 0 && _workers[worker].IsInUseFor(flow) &&
-            (batch.Pieces(index)[0].Span[Ipv4Header.Length] & (ChecksumPresent | SequencePresent)) == 0;
+            (GreFlags(batch.Pieces(index)[0].Span) & (GreHeader.FlagChecksum | GreHeader.FlagSequence)) == 0;
     }
 
     /// <summary>Sends a packet to a target that there is room for, and writes its result.</summary>
@@ -141,7 +136,9 @@ internal sealed unsafe class KernelSegmenter : IDisposable
 
     // Neither checksum nor sequence number: there is a key or nothing.
     private static ReadOnlySpan<byte> OuterHeaders(ReadOnlySpan<byte> packet) =>
-        packet[..((packet[Ipv4Header.Length] & KeyPresent) == 0 ? LongestOuter - 4 : LongestOuter)];
+        packet[..((GreFlags(packet) & GreHeader.FlagKey) == 0 ? LongestOuter - 4 : LongestOuter)];
+
+    private static ushort GreFlags(ReadOnlySpan<byte> packet) => BinaryPrimitives.ReadUInt16BigEndian(packet[Ipv4Header.Length..]);
 
     // The same offload of a packet with its outer headers.
     private static Offload InUdp(in Offload inner, int outerLength) => inner with

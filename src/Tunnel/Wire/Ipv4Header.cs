@@ -105,6 +105,9 @@ public readonly record struct Ipv4Header(
     /// <summary>Where the total length lies, in bytes.</summary>
     public const int TotalLengthOffset = 2;
 
+    /// <summary>Where the identification lies, in bytes.</summary>
+    public const int IdentificationOffset = 4;
+
     /// <summary>Where the header checksum lies, in bytes.</summary>
     public const int ChecksumOffset = 10;
 
@@ -117,7 +120,7 @@ public readonly record struct Ipv4Header(
         header[0] = 0x45;
         header[1] = TrafficClass;
         BinaryPrimitives.WriteUInt16BigEndian(header[TotalLengthOffset..], (ushort)(Length + PayloadLength));
-        BinaryPrimitives.WriteUInt16BigEndian(header[4..], Identification);
+        BinaryPrimitives.WriteUInt16BigEndian(header[IdentificationOffset..], Identification);
         BinaryPrimitives.WriteUInt16BigEndian(header[6..], (ushort)(DontFragment ? 0x4000 : 0));
         header[8] = TimeToLive;
         header[9] = Protocol;

@@ -11,6 +11,15 @@ public readonly ref struct TcpView
     /// <summary>Shortest header in bytes.</summary>
     public const int MinHeaderLength = 20;
 
+    /// <summary>Where the flags lie, in bytes.</summary>
+    public const int FlagsOffset = 13;
+
+    /// <summary>The flag PSH.</summary>
+    public const byte Push = 0x08;
+
+    /// <summary>The flag ACK.</summary>
+    public const byte Ack = 0x10;
+
     /// <summary>Where the checksum lies, in bytes.</summary>
     public const int ChecksumOffset = 16;
 
@@ -31,7 +40,7 @@ public readonly ref struct TcpView
     public int HeaderLength => (_segment[12] >> 4) * 4;
 
     /// <summary>CWR, ECE, URG, ACK, PSH, RST, SYN, FIN from the highest bit down.</summary>
-    public byte Flags => _segment[13];
+    public byte Flags => _segment[FlagsOffset];
 
     /// <summary>The checksum field, host order.</summary>
     public ushort Checksum => BinaryPrimitives.ReadUInt16BigEndian(_segment[ChecksumOffset..]);
