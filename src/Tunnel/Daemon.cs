@@ -198,15 +198,6 @@ internal static partial class Daemon
     /// <summary>The network can't be served; the message is one line with the cure.</summary>
     private sealed class StartException(string message) : Exception(message);
 
-    private sealed class RawPaths : IUnderlayPaths
-    {
-        public (UnderlayPath Receive, UnderlayPath Send) Paths => (UnderlayPath.Raw, UnderlayPath.Raw);
-
-        public void UsePaths(UnderlayPath receive, UnderlayPath send)
-        {
-        }
-    }
-
     private sealed class Signals : IDisposable
     {
         private readonly TaskCompletionSource _stopped = new(TaskCreationOptions.RunContinuationsAsynchronously);
