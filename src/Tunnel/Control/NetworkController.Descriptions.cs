@@ -133,6 +133,11 @@ internal sealed partial class NetworkController
             key,
             config.Checksum,
             config.Sequence,
+            config.Outer.Dscp is byte dscp ? dscp : OuterHeaderWords.Copy,
+            config.Outer.Ecn.ToWord(),
+            config.Outer.TimeToLive is byte timeToLive ? timeToLive : OuterHeaderWords.Inherit,
+            config.Outer.DiscoversPathMtu,
+            config.Strict,
             Word(config.Origin),
             entry.Address.IsNone ? null : entry.Address.ToString(),
             entry.Peer.Settings.Local.IsNone ? null : entry.Peer.Settings.Local.ToString(),
@@ -142,7 +147,8 @@ internal sealed partial class NetworkController
                 new TrafficCount(entry.Sum(c => c.SentPackets), entry.Sum(c => c.SentBytes)),
                 new TrafficCount(entry.Sum(c => c.ReceivedPackets), entry.Sum(c => c.ReceivedBytes))),
             lastReceived == 0 ? null : Math.Round((Environment.TickCount64 - lastReceived) / 1000.0, 1),
-            entry.Sum(c => c.TotalDrops));
+            entry.Sum(c => c.TotalDrops),
+            entry.Sum(c => c.EcnAnomalies));
     }
 
     private static IReadOnlyList<string> Texts<T>(IEnumerable<T> values)

@@ -148,8 +148,12 @@ internal sealed class PeerPreparation(IHostNetwork host, int tunIndex, int worke
             peer.Key?.Out,
             peer.Checksum,
             peer.Sequence,
-            Math.Min(path?.Mtu ?? UsualUnderlayMtu, LargestIpPacket) - overhead,
-            udpPort);
+            Math.Min(MtuOf(path, peer, address), LargestIpPacket) - overhead,
+            udpPort)
+        {
+            Outer = peer.Outer,
+            IsStrict = peer.Strict,
+        };
         IReadOnlyList<string> problems = problem is null ? [] : [problem];
         if (old is not null && old.Peer.Settings == settings)
         {
@@ -162,6 +166,13 @@ internal sealed class PeerPreparation(IHostNetwork host, int tunIndex, int worke
         UnderlayTarget? target = old?.Peer.Target is UnderlayTarget was && was.Endpoint == address && was.UdpPort == udpPort ? was : null;
         return new PeerEntry(peer, address, new Peer(settings, counters, sequences, target), problems);
     }
+
+    // What routers have said of the path counts, unless it is not to; then only the device does. Over IPv6 they are always heeded: nobody but the
+    // sender fragments.
+    private int MtuOf(HostPath? path, PeerConfig peer, InetAddress address) =>
+        path is null ? UsualUnderlayMtu
+            : peer.Outer.DiscoversPathMtu || !address.IsIpv4 ? path.Mtu
+            : host.FindLink(path.LinkIndex)?.Mtu ?? path.Mtu;
 
     private (HostPath? Path, string? Problem) FindPath(NetworkConfig config, InetAddress address)
     {

@@ -21,7 +21,8 @@ internal sealed class AbilityAnswers(IUnderlay underlay)
         int length = peer.Overhead + AbilitiesMessage.Length;
         peer.WriteMessage(_memory.Slice(0, length), new AbilitiesMessage(abilities, IsQuestion: false));
         _send.Clear();
-        _send.Add(new Piece(_memory, 0, length), target: peer.Target);
+        int index = _send.Add(new Piece(_memory, 0, length), target: peer.Target);
+        _send[index].Outer = peer.MessageFields;
         underlay.Send(_send);
     }
 }

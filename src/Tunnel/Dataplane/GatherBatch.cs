@@ -46,6 +46,9 @@ public struct GatherPacket
     /// <summary>How many inner packets it carries; 0 for a message between daemons.</summary>
     public int Segments;
 
+    /// <summary>What the outer header is to say, where the kernel writes it; for plain GRE it lies in the packet.</summary>
+    public OuterFields Outer;
+
     /// <summary>A hash of the inner flow; 0 towards the TUN device, and for plain GRE that goes through raw sockets.</summary>
     public uint FlowHash;
 

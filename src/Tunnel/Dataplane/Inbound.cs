@@ -324,6 +324,11 @@ public sealed class Inbound
     private bool TryMergeEcn(in Arrival packet, Peer peer, Span<byte> inner, int innerEcn, bool isIpv4)
     {
         int merged = Ecn.Decapsulate(innerEcn, packet.OuterEcn);
+        if (Ecn.IsAnomalous(innerEcn, packet.OuterEcn))
+        {
+            peer.Counters[_worker].CountEcnAnomaly();
+        }
+
         if (merged < 0)
         {
             return Refuse(peer, DropReason.EcnCongestionLost);

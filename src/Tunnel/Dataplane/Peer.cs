@@ -15,6 +15,11 @@ public sealed class Peer
     private readonly int _greOffset;
     private readonly int _sequenceOffset;
 
+    // What the template says, and what of it each packet says for itself.
+    private readonly OuterFields _outer;
+    private readonly uint _copied;
+    private readonly bool _copiesEcnWhenHeard;
+
     /// <summary>Describes a peer.</summary>
     /// <param name="settings">What the configuration says, with addresses resolved.</param>
     /// <param name="counters">One for each worker; kept over changes.</param>
@@ -26,18 +31,23 @@ public sealed class Peer
         Counters = counters;
         Sequences = sequences;
         Target = target ?? new UnderlayTarget(settings.Endpoint, settings.UdpPort);
+        OuterHeaderOptions outer = settings.Outer;
+        _outer = new OuterFields((byte)(outer.Dscp.GetValueOrDefault() << 2), outer.TimeToLive ?? default(OuterFields).TimeToLive, dontFragment: true);
+        _copied = (outer.Dscp is null ? OuterFields.Dscp : 0) | (outer.Ecn == EcnMode.Normal ? OuterFields.Ecn : 0) |
+            (outer.TimeToLive is null ? OuterFields.Ttl : 0) | (outer.DiscoversPathMtu || !settings.Endpoint.IsIpv4 ? 0 : OuterFields.Df);
+        _copiesEcnWhenHeard = outer.Ecn == EcnMode.Auto;
         var gre = new GreHeader(EtherType.Ipv4, settings.UsesChecksum, settings.KeyOut, settings.UsesSequence ? 0u : null);
         _greOffset = Target.UdpPort != 0 ? 0 : settings.Endpoint.IsIpv4 ? Ipv4Header.Length : Ipv6Header.Length;
         _sequenceOffset = _greOffset + gre.SequenceOffset;
         _template = new byte[_greOffset + gre.Length];
         if (Target.UdpPort == 0)
         {
-            _ipv4TemplateSum = WriteOuterIpHeader(settings, IpProtocol.Gre, _template);
+            _ipv4TemplateSum = WriteOuterIpHeader(settings, IpProtocol.Gre, _outer, _template);
         }
         else if (settings.Endpoint.IsIpv4)
         {
             _udpTemplate = new byte[Ipv4Header.Length + UdpView.HeaderLength];
-            _ipv4TemplateSum = WriteOuterIpHeader(settings, IpProtocol.Udp, _udpTemplate);
+            _ipv4TemplateSum = WriteOuterIpHeader(settings, IpProtocol.Udp, _outer, _udpTemplate);
             BinaryPrimitives.WriteUInt16BigEndian(_udpTemplate.AsSpan(Ipv4Header.Length + UdpView.DestinationPortOffset), Target.UdpPort);
         }
 
@@ -72,17 +82,29 @@ public sealed class Peer
     /// <summary>Whether packets can be sent to it: its endpoint is resolved and this host has an address to send from.</summary>
     public bool IsReady => !Settings.Endpoint.IsNone && !Settings.Local.IsNone;
 
+    /// <summary>What the outer header of a message between daemons says.</summary>
+    public OuterFields MessageFields => _outer;
+
+    /// <summary>What the outer header of an inner packet says.</summary>
+    /// <param name="inner">The inner packet, its IP header checked.</param>
+    public OuterFields OuterFieldsOf(ReadOnlySpan<byte> inner)
+    {
+        uint copied = _copied | (_copiesEcnWhenHeard && Target.Abilities.IsHeard ? OuterFields.Ecn : 0);
+        return copied == 0 ? _outer : _outer.With(OuterFields.Of(inner), copied);
+    }
+
     /// <summary>
     /// Writes the outer headers directly before an inner packet: what <see cref="Overhead"/> counts, and the GRE checksum over header
     /// and packet where the peer wants one. Takes the next sequence number where the peer wants one.
     /// </summary>
     /// <param name="packet"><see cref="Overhead"/> free bytes, then the inner packet.</param>
     /// <param name="protocolType">What the inner packet is: <see cref="EtherType"/>.</param>
-    public void WriteOuterHeaders(Span<byte> packet, ushort protocolType)
+    /// <param name="outer">What the outer IP header says; where the kernel writes that, it is to be told beside the packet.</param>
+    public void WriteOuterHeaders(Span<byte> packet, ushort protocolType, OuterFields outer)
     {
         Span<byte> inner = packet[Overhead..];
         ushort innerSum = Settings.UsesChecksum ? InternetChecksum.Sum(inner) : (ushort)0;
-        WriteOuterHeaders(packet[..Overhead], inner.Length, protocolType, innerSum);
+        WriteOuterHeaders(packet[..Overhead], inner.Length, protocolType, innerSum, outer);
     }
 
     /// <summary>The same for an inner packet that lies elsewhere.</summary>
@@ -90,17 +112,23 @@ public sealed class Peer
     /// <param name="innerLength">The inner packet's length in bytes.</param>
     /// <param name="protocolType">What the inner packet is: <see cref="EtherType"/>.</param>
     /// <param name="innerSum">The folded sum of the inner packet's bytes (<see cref="InternetChecksum.Sum"/>), where <see cref="PeerSettings.UsesChecksum"/> is set.</param>
-    public void WriteOuterHeaders(Span<byte> headers, int innerLength, ushort protocolType, ushort innerSum)
+    /// <param name="outer">What the outer IP header says.</param>
+    /// <param name="packets">How many packets the kernel will make of it.</param>
+    public void WriteOuterHeaders(Span<byte> headers, int innerLength, ushort protocolType, ushort innerSum, OuterFields outer, int packets = 1)
     {
         _template.CopyTo(headers);
         if (_greOffset == Ipv4Header.Length)
         {
-            WriteIpv4Length(headers, Overhead + innerLength);
+            FinishIpv4(headers, Overhead + innerLength, outer, packets);
         }
         else if (_greOffset == Ipv6Header.Length)
         {
             int length = Overhead - Ipv6Header.Length + innerLength;
             BinaryPrimitives.WriteUInt16BigEndian(headers[Ipv6Header.PayloadLengthOffset..], (ushort)length);
+            if (outer != _outer)
+            {
+                outer.WriteIpv6(headers);
+            }
         }
 
         BinaryPrimitives.WriteUInt16BigEndian(headers[(_greOffset + GreHeader.ProtocolTypeOffset)..], protocolType);
@@ -123,14 +151,16 @@ public sealed class Peer
     /// <param name="headers"><see cref="UncutOverhead"/> bytes.</param>
     /// <param name="innerLength">The inner packet's length in bytes; with the headers at most 65,535.</param>
     /// <param name="protocolType">What the inner packet is: <see cref="EtherType"/>.</param>
-    public void WriteUncutHeaders(Span<byte> headers, int innerLength, ushort protocolType)
+    /// <param name="outer">What the outer IP header says.</param>
+    /// <param name="packets">How many packets the kernel will make of it.</param>
+    public void WriteUncutHeaders(Span<byte> headers, int innerLength, ushort protocolType, OuterFields outer, int packets)
     {
-        WriteOuterHeaders(headers[_udpTemplate.Length..], innerLength, protocolType, innerSum: 0);
+        WriteOuterHeaders(headers[_udpTemplate.Length..], innerLength, protocolType, innerSum: 0, outer, packets);
         if (_udpTemplate.Length != 0)
         {
             int udpLength = UncutOverhead - Ipv4Header.Length + innerLength;
             _udpTemplate.CopyTo(headers);
-            WriteIpv4Length(headers, Ipv4Header.Length + udpLength);
+            FinishIpv4(headers, Ipv4Header.Length + udpLength, outer, packets);
             Span<byte> udp = headers[Ipv4Header.Length..];
             BinaryPrimitives.WriteUInt16BigEndian(udp[UdpView.LengthOffset..], (ushort)udpLength);
             ushort pseudoHeader = InternetChecksum.PseudoHeader(headers[12..Ipv4Header.Length], IpProtocol.Udp, udpLength);
@@ -144,13 +174,23 @@ public sealed class Peer
     public void WriteMessage(Span<byte> packet, AbilitiesMessage message)
     {
         message.Write(packet[Overhead..]);
-        WriteOuterHeaders(packet, EtherType.Experimental);
+        WriteOuterHeaders(packet, EtherType.Experimental, MessageFields);
     }
 
-    private void WriteIpv4Length(Span<byte> header, int length)
+    // What differs from the template: the length, and for some packets more. With DF the identification says nothing and stays 0 (RFC 6864 section 4.1).
+    private void FinishIpv4(Span<byte> header, int length, OuterFields outer, int packets)
     {
         BinaryPrimitives.WriteUInt16BigEndian(header[Ipv4Header.TotalLengthOffset..], (ushort)length);
-        ushort checksum = (ushort)~InternetChecksum.Fold((ulong)_ipv4TemplateSum + (ushort)length);
+        ulong sum = (ulong)_ipv4TemplateSum + (ushort)length;
+        if (outer != _outer)
+        {
+            ushort identification = outer.DontFragment ? (ushort)0 : Identifications.Take(Target.Endpoint, packets);
+            outer.WriteIpv4(header);
+            BinaryPrimitives.WriteUInt16BigEndian(header[Ipv4Header.IdentificationOffset..], identification);
+            sum += (ushort)~InternetChecksum.Fold(_outer.Ipv4Sum) + outer.Ipv4Sum + identification;
+        }
+
+        ushort checksum = (ushort)~InternetChecksum.Fold(sum);
         BinaryPrimitives.WriteUInt16BigEndian(header[Ipv4Header.ChecksumOffset..], checksum);
     }
 
@@ -163,15 +203,15 @@ public sealed class Peer
     }
 
     // The sum of an IPv4 header whose total length and checksum are 0, which each packet's checksum begins with.
-    private static ushort WriteOuterIpHeader(PeerSettings settings, byte protocol, Span<byte> header)
+    private static ushort WriteOuterIpHeader(PeerSettings settings, byte protocol, OuterFields outer, Span<byte> header)
     {
         if (!settings.Endpoint.IsIpv4)
         {
-            new Ipv6Header(settings.Local, settings.Endpoint, protocol, PayloadLength: 0).Write(header);
+            new Ipv6Header(settings.Local, settings.Endpoint, protocol, PayloadLength: 0, outer.TimeToLive, outer.TrafficClass).Write(header);
             return 0;
         }
 
-        new Ipv4Header(settings.Local, settings.Endpoint, protocol, PayloadLength: 0).Write(header);
+        new Ipv4Header(settings.Local, settings.Endpoint, protocol, PayloadLength: 0, outer.TimeToLive, outer.TrafficClass).Write(header);
         header.Slice(Ipv4Header.TotalLengthOffset, 2).Clear();
         header.Slice(Ipv4Header.ChecksumOffset, 2).Clear();
         return InternetChecksum.Sum(header[..Ipv4Header.Length]);
@@ -199,6 +239,14 @@ public sealed record PeerSettings(
     int Gmtu,
     ushort UdpPort = 0)
 {
+    /// <summary>What the outer IP headers say beside addresses and protocol.</summary>
+    public OuterHeaderOptions Outer { get; init; } = OuterHeaderOptions.Default;
+
+    /// <summary>
+    /// Whether its packets must have a checksum just where <see cref="UsesChecksum"/> says so, and a sequence number where <see cref="UsesSequence"/> does.
+    /// </summary>
+    public bool IsStrict { get; init; }
+
     /// <summary>The bytes that encapsulation would put before an inner packet.</summary>
     public static int OverheadOf(bool isIpv4, bool hasKey, bool usesChecksum, bool usesSequence, bool usesUdp = false) =>
         (isIpv4 ? Ipv4Header.Length : Ipv6Header.Length) + (usesUdp ? UdpView.HeaderLength : 0) +

@@ -29,6 +29,9 @@ public sealed class PeerAbilities
     public bool Has(Abilities ability, long now) =>
         ((Abilities)Volatile.Read(ref _abilities) & ability) != 0 && now - Volatile.Read(ref _heardAt) < Lifetime;
 
+    /// <summary>Whether the peer has ever said anything: then it is this program.</summary>
+    public bool IsHeard => Volatile.Read(ref _heardAt) != Never;
+
     /// <summary>Notes what the peer has said.</summary>
     public void Hear(Abilities abilities, long now)
     {

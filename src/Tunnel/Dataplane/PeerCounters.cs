@@ -16,6 +16,7 @@ public sealed class PeerCounters
     private long _receivedBytes;
     private long _lastReceived;
     private long _receivedMessages;
+    private long _ecnAnomalies;
 
     /// <summary>Inner packets that the underlay took.</summary>
     public long SentPackets => Volatile.Read(ref _sentPackets);
@@ -31,6 +32,9 @@ public sealed class PeerCounters
 
     /// <summary>Messages of the peer's daemon that were understood; they are neither packets nor drops.</summary>
     public long ReceivedMessages => Volatile.Read(ref _receivedMessages);
+
+    /// <summary>Packets that came with an outer ECN field that nothing should have made of the inner one (<see cref="Wire.Ecn.IsAnomalous"/>); dropped ones too.</summary>
+    public long EcnAnomalies => Volatile.Read(ref _ecnAnomalies);
 
     /// <summary>When the last packet was delivered, in milliseconds of <see cref="Environment.TickCount64"/>; 0 for never.</summary>
     public long LastReceived => Volatile.Read(ref _lastReceived);
@@ -70,6 +74,9 @@ public sealed class PeerCounters
 
     /// <summary>Counts a message understood.</summary>
     public void CountMessage() => Volatile.Write(ref _receivedMessages, _receivedMessages + 1);
+
+    /// <summary>Counts an anomaly of the ECN field.</summary>
+    public void CountEcnAnomaly() => Volatile.Write(ref _ecnAnomalies, _ecnAnomalies + 1);
 
     /// <summary>Counts a packet discarded.</summary>
     public void CountDrop(DropReason reason) => CountDrops(reason, 1);

@@ -104,9 +104,10 @@ internal sealed class SendQueue
         MakeRoom(pieces: 1);
         int start = packet.Offset - peer.Overhead;
         int length = packet.Length + peer.Overhead;
-        peer.WriteOuterHeaders(packet.Memory.Slice(start, length), protocolType);
+        OuterFields outer = peer.OuterFieldsOf(packet.Span);
+        peer.WriteOuterHeaders(packet.Memory.Slice(start, length), protocolType, outer);
         var piece = new Piece(packet.Memory, start, length);
-        if (Begin(piece, length, peer, flowHash))
+        if (Begin(piece, length, peer, flowHash, outer))
         {
             _sends.Append(piece);
         }
@@ -128,6 +129,7 @@ internal sealed class SendQueue
             return;
         }
 
+        OuterFields outer = peer.OuterFieldsOf(packet.Span);
         int headerLength = peer.Overhead + segmentation.HeaderLength;
         for (int i = 0; i < segmentation.Count; i++)
         {
@@ -137,10 +139,10 @@ internal sealed class SendQueue
             Span<byte> inner = headers[peer.Overhead..];
             (int offset, int length) = segmentation.WriteHeaders(i, inner, out ushort payloadSum);
             ushort innerSum = peer.Settings.UsesChecksum ? InternetChecksum.Sum(inner, payloadSum) : (ushort)0;
-            peer.WriteOuterHeaders(headers[..peer.Overhead], segmentation.HeaderLength + length, protocolType, innerSum);
+            peer.WriteOuterHeaders(headers[..peer.Overhead], segmentation.HeaderLength + length, protocolType, innerSum, outer);
 
             var header = new Piece(_headers, slot, headerLength);
-            if (Begin(header, headerLength + length, peer, flowHash))
+            if (Begin(header, headerLength + length, peer, flowHash, outer))
             {
                 _sends.Append(header);
             }
@@ -181,6 +183,7 @@ internal sealed class SendQueue
         peer.WriteMessage(_headers.Slice(slot, length), new AbilitiesMessage(Abilities.None, IsQuestion: true));
         int index = _sends.Add(new Piece(_headers, slot, length), target: peer.Target);
         _sends[index].Segments = 0;
+        _sends[index].Outer = peer.MessageFields;
         _receivers[index] = peer;
         _isOpen = false;
     }
@@ -190,15 +193,16 @@ internal sealed class SendQueue
         in Segmentation segmentation, in Piece packet, in Offload offload, ushort protocolType, Peer peer, uint flowHash)
     {
         MakeRoom(pieces: 2);
-        BeginUncut(packet.Length, offload with { HeaderLength = (ushort)segmentation.HeaderLength }, segmentation.Count, protocolType, peer, flowHash);
+        Offload cut = offload with { HeaderLength = (ushort)segmentation.HeaderLength };
+        BeginUncut(packet.Length, cut, segmentation.Count, protocolType, peer, flowHash, peer.OuterFieldsOf(packet.Span));
         _sends.Append(packet);
     }
 
     // Begins a packet with the outer headers of a super-packet; the caller has made room, and appends it. Returns the slot of the headers.
-    private int BeginUncut(int length, in Offload offload, int segments, ushort protocolType, Peer peer, uint flowHash)
+    private int BeginUncut(int length, in Offload offload, int segments, ushort protocolType, Peer peer, uint flowHash, OuterFields outer)
     {
         int slot = _headersUsed++ * HeaderSlot;
-        peer.WriteUncutHeaders(_headers.Slice(slot, peer.UncutOverhead), length, protocolType);
+        peer.WriteUncutHeaders(_headers.Slice(slot, peer.UncutOverhead), length, protocolType, outer, segments);
         int index = _sends.Add(new Piece(_headers, slot, peer.UncutOverhead), offload, peer.Target);
         _sends[index].Segments = segments;
         _sends[index].FlowHash = flowHash;
@@ -240,7 +244,8 @@ internal sealed class SendQueue
         Peer peer = _run.Peer;
         SegmentShape shape = _run.Shape;
         MakeRoom(pieces: _run.Count + 2);
-        int start = BeginUncut(_run.Length, shape.SuperPacketOffload, _run.Count, _run.ProtocolType, peer, _runHash) + peer.UncutOverhead;
+        OuterFields outer = peer.OuterFieldsOf(_run[0].Span);
+        int start = BeginUncut(_run.Length, shape.SuperPacketOffload, _run.Count, _run.ProtocolType, peer, _runHash, outer) + peer.UncutOverhead;
         Span<byte> inner = _headers.Slice(start, shape.HeaderLength);
         _run[0].Span[..shape.HeaderLength].CopyTo(inner);
         shape.WriteHeader(inner, _run.Length, _run[_run.Count - 1].Span);
@@ -314,10 +319,10 @@ internal sealed class SendQueue
     }
 
     // Begins a packet, unless it can follow the one before as a datagram of the same call: then the caller appends.
-    private bool Begin(in Piece first, int length, Peer peer, uint flowHash)
+    private bool Begin(in Piece first, int length, Peer peer, uint flowHash, OuterFields outer)
     {
         bool isUdp = peer.Target.UdpPort != 0;
-        if (_isOpen && isUdp && Follows(length, peer, flowHash))
+        if (_isOpen && isUdp && Follows(length, peer, flowHash, outer))
         {
             ref GatherPacket last = ref _sends[_sends.Count - 1];
             last.SegmentSize = _datagramLength;
@@ -330,16 +335,19 @@ internal sealed class SendQueue
 
         int index = _sends.Add(first, target: peer.Target);
         _sends[index].FlowHash = flowHash;
+        _sends[index].Outer = outer;
         _receivers[index] = peer;
-        _isOpen = isUdp && _offloads.Has(Offloads.UdpSegment);
+
+        // The kernel does not cut for a path on which it may have to fragment.
+        _isOpen = isUdp && _offloads.Has(Offloads.UdpSegment) && outer.DontFragment;
         _datagramLength = length;
         return false;
     }
 
-    private bool Follows(int length, Peer peer, uint flowHash)
+    private bool Follows(int length, Peer peer, uint flowHash, OuterFields outer)
     {
         ref GatherPacket last = ref _sends[_sends.Count - 1];
-        return ReferenceEquals(_receivers[_sends.Count - 1], peer) && last.FlowHash == flowHash && length <= _datagramLength &&
+        return ReferenceEquals(_receivers[_sends.Count - 1], peer) && last.FlowHash == flowHash && last.Outer == outer && length <= _datagramLength &&
             last.Segments < MaxDatagrams && last.Length + length <= MaxDatagramBytes;
     }
 }

@@ -31,6 +31,14 @@ public static class Ecn
         _ => inner,
     };
 
+    /// <summary>
+    /// Whether the two fields should not meet at a decapsulator (RFC 6040 section 4.2, figure 4, the marked combinations): no encapsulator makes the one of the other, and no
+    /// router on the way should. Something between changes the field, or counts on a meaning of ECT(1) that is not ours.
+    /// </summary>
+    /// <param name="inner">The arriving inner field, 0 to 3.</param>
+    /// <param name="outer">The arriving outer field, 0 to 3.</param>
+    public static bool IsAnomalous(int inner, int outer) => (inner, outer) is (NotEct, not NotEct) or (Ect1, Ect0) or (Ce, Ect1);
+
     /// <summary>Sets the ECN field of an IPv4 header in place and mends its checksum (RFC 1624).</summary>
     /// <param name="header">An IPv4 header.</param>
     /// <param name="ecn">0 to 3.</param>

@@ -108,6 +108,9 @@ public readonly record struct Ipv4Header(
     /// <summary>Where the identification lies, in bytes.</summary>
     public const int IdentificationOffset = 4;
 
+    /// <summary>Where the flags lie, and behind them the fragment offset, in bytes.</summary>
+    public const int FlagsOffset = 6;
+
     /// <summary>Where the header checksum lies, in bytes.</summary>
     public const int ChecksumOffset = 10;
 
@@ -121,7 +124,7 @@ public readonly record struct Ipv4Header(
         header[1] = TrafficClass;
         BinaryPrimitives.WriteUInt16BigEndian(header[TotalLengthOffset..], (ushort)(Length + PayloadLength));
         BinaryPrimitives.WriteUInt16BigEndian(header[IdentificationOffset..], Identification);
-        BinaryPrimitives.WriteUInt16BigEndian(header[6..], (ushort)(DontFragment ? 0x4000 : 0));
+        BinaryPrimitives.WriteUInt16BigEndian(header[FlagsOffset..], (ushort)(DontFragment ? 0x4000 : 0));
         header[8] = TimeToLive;
         header[9] = Protocol;
         BinaryPrimitives.WriteUInt16BigEndian(header[ChecksumOffset..], 0);

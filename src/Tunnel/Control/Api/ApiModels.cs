@@ -55,6 +55,11 @@ internal sealed record PeerModel(
     [property: JsonIgnore(Condition = JsonIgnoreCondition.WhenWritingNull)] object? Key,
     bool Checksum,
     bool Sequence,
+    object Dscp,
+    string Ecn,
+    object Ttl,
+    bool Pmtud,
+    bool Strict,
     string Origin,
     string? Address,
     string? Local,
@@ -62,7 +67,8 @@ internal sealed record PeerModel(
     IReadOnlyList<string> Problems,
     Traffic Traffic,
     double? LastReceivedSeconds,
-    long Drops);
+    long Drops,
+    long EcnAnomalies);
 
 internal sealed record RouteModel(string Prefix, string Peer, int Mtu, bool Installed, string? Problem);
 
@@ -95,4 +101,6 @@ internal sealed record ErrorModel(string Error, string? Hint, string? Field);
 [JsonSerializable(typeof(ErrorModel))]
 [JsonSerializable(typeof(KeyPairModel))]
 [JsonSerializable(typeof(uint))]
+[JsonSerializable(typeof(byte))]
+[JsonSerializable(typeof(string))]
 internal sealed partial class ApiJson : JsonSerializerContext;

@@ -286,6 +286,19 @@ internal static class ConfigValues
             : new Fault($"{ConfigText.Quote(text)} is not a time to busy-poll", "off, or 1us to 1000us, as 50us or 1ms");
     }
 
+    /// <summary>An outer DSCP: null for "copy".</summary>
+    public static Parsed<byte?> Dscp(string text) => ByteOr(text, OuterHeaderWords.Copy, 0, 63, "a DSCP");
+
+    /// <summary>An outer TTL: null for "inherit".</summary>
+    public static Parsed<byte?> TimeToLive(string text) => ByteOr(text, OuterHeaderWords.Inherit, 1, byte.MaxValue, "a TTL");
+
+    /// <summary>The word of a way to make the outer ECN field.</summary>
+    public static Parsed<EcnMode> Ecn(string text)
+    {
+        Parsed<int> word = Word(text, OuterHeaderWords.EcnModes, "an ECN mode", OuterHeaderWords.EcnModes);
+        return word.Fault is null ? (EcnMode)word.Value : word.Fault;
+    }
+
     /// <summary>An encapsulation's word, whether or not this version carries it.</summary>
     public static Parsed<Encapsulation> Encapsulation(string text) => Encapsulation(text, EncapsulationWords.All, "an encapsulation");
 
@@ -345,6 +358,16 @@ internal static class ConfigValues
         string allowed = $"allowed: {string.Join(", ", all)}";
         string? closest = ConfigText.Closest(text, all);
         return new Fault($"{ConfigText.Quote(text)} is not {what}", closest is null ? allowed : $"did you mean {closest}? {allowed}");
+    }
+
+    // A number, or the word that stands for the inner packet's.
+    private static Parsed<byte?> ByteOr(string text, string word, int least, int most, string what)
+    {
+        if (text == word)
+            return (byte?)null;
+
+        Parsed<int> number = Number(text, least, most, what);
+        return number.Fault is null ? (byte?)number.Value : number.Fault with { Hint = $"{word}, or {number.Fault.Hint}" };
     }
 
     // "010" is refused: some would read eight.

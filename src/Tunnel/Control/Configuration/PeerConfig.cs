@@ -1,3 +1,4 @@
+using Tunnel.Dataplane;
 using Tunnel.Wire;
 
 namespace Tunnel.Control.Configuration;
@@ -62,6 +63,12 @@ internal sealed record PeerConfig
 
     /// <summary>Whether our packets carry sequence numbers.</summary>
     public bool Sequence { get; init; }
+
+    /// <summary>What the outer IP headers say beside addresses and protocol.</summary>
+    public OuterHeaderOptions Outer { get; init; } = OuterHeaderOptions.Default;
+
+    /// <summary>Whether its packets must have checksum and sequence number just as ours to it.</summary>
+    public bool Strict { get; init; }
 
     /// <summary>Where the settings come from.</summary>
     public PeerOrigin Origin { get; init; }

@@ -1,4 +1,5 @@
 using System.Text.Json;
+using Tunnel.Dataplane;
 using Tunnel.Wire;
 
 namespace Tunnel.Control.Configuration;
@@ -7,7 +8,7 @@ namespace Tunnel.Control.Configuration;
 internal static class PeerReader
 {
     /// <summary>The keys of a peer in YAML.</summary>
-    public static readonly string[] Keys = ["endpoint", "subnets", "encapsulation", "key", "checksum", "sequence"];
+    public static readonly string[] Keys = ["endpoint", "subnets", "encapsulation", "key", "checksum", "sequence", "dscp", "ecn", "ttl", "pmtud", "strict"];
 
     /// <summary>The keys of a peer in JSON.</summary>
     public static readonly string[] RequestKeys = [.. Keys, "ephemeral"];
@@ -92,10 +93,31 @@ internal static class PeerReader
         if (map.DropNothing("sequence"))
             peer = peer with { Sequence = false };
 
+        if (map.DropNothing("strict"))
+            peer = peer with { Strict = false };
+
         if (map.DropNothing("ephemeral"))
             peer = peer with { Origin = PeerOrigin.Stored };
 
-        return peer;
+        return peer with { Outer = TakeDefaults(map, peer.Outer) };
+    }
+
+    private static OuterHeaderOptions TakeDefaults(MapReader map, OuterHeaderOptions outer)
+    {
+        OuterHeaderOptions usual = OuterHeaderOptions.Default;
+        if (map.DropNothing("dscp"))
+            outer = outer with { Dscp = usual.Dscp };
+
+        if (map.DropNothing("ecn"))
+            outer = outer with { Ecn = usual.Ecn };
+
+        if (map.DropNothing("ttl"))
+            outer = outer with { TimeToLive = usual.TimeToLive };
+
+        if (map.DropNothing("pmtud"))
+            outer = outer with { DiscoversPathMtu = usual.DiscoversPathMtu };
+
+        return outer;
     }
 
     private static PeerConfig? Read(MapReader map, ConfigScope scope, ConfigPlace place, PeerConfig basis, bool isWhole)
@@ -132,7 +154,28 @@ internal static class PeerReader
         if (map.TryReadBoolean("sequence", out bool sequence))
             peer = peer with { Sequence = sequence };
 
+        if (map.TryReadBoolean("strict", out bool strict))
+            peer = peer with { Strict = strict };
+
+        peer = peer with { Outer = ReadOuter(map, peer.Outer) };
         return scope.IsRefused ? null : peer with { Source = scope.Positions };
+    }
+
+    private static OuterHeaderOptions ReadOuter(MapReader map, OuterHeaderOptions outer)
+    {
+        if (map.TryRead("dscp", ConfigValues.Dscp, out byte? dscp))
+            outer = outer with { Dscp = dscp };
+
+        if (map.TryRead("ecn", ConfigValues.Ecn, out EcnMode ecn))
+            outer = outer with { Ecn = ecn };
+
+        if (map.TryRead("ttl", ConfigValues.TimeToLive, out byte? timeToLive))
+            outer = outer with { TimeToLive = timeToLive };
+
+        if (map.TryReadBoolean("pmtud", out bool pmtud))
+            outer = outer with { DiscoversPathMtu = pmtud };
+
+        return outer;
     }
 
     // Meaningless where the map is refused for it.

@@ -1,5 +1,6 @@
 using System.Diagnostics;
 using System.Text;
+using Tunnel.Dataplane;
 using Tunnel.Wire;
 
 namespace Tunnel.Control.Configuration;
@@ -99,6 +100,23 @@ internal sealed class PeerStore(string configPath, Action<string> syncDirectory)
 
         if (peer.Sequence)
             yaml.Append("sequence: true\n");
+
+        OuterHeaderOptions outer = peer.Outer;
+        OuterHeaderOptions usual = OuterHeaderOptions.Default;
+        if (outer.Dscp != usual.Dscp)
+            yaml.Append($"dscp: {outer.DscpText}\n");
+
+        if (outer.Ecn != usual.Ecn)
+            yaml.Append($"ecn: {outer.Ecn.ToWord()}\n");
+
+        if (outer.TimeToLive != usual.TimeToLive)
+            yaml.Append($"ttl: {outer.TimeToLiveText}\n");
+
+        if (!outer.DiscoversPathMtu)
+            yaml.Append("pmtud: false\n");
+
+        if (peer.Strict)
+            yaml.Append("strict: true\n");
 
         return yaml.ToString();
     }
