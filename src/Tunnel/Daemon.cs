@@ -7,6 +7,7 @@ using Microsoft.Extensions.Logging.Console;
 using Tunnel.Control;
 using Tunnel.Control.Api;
 using Tunnel.Control.Configuration;
+using Tunnel.Control.Monitoring;
 using Tunnel.Control.Paths;
 using Tunnel.Dataplane;
 using Tunnel.Linux;
@@ -95,6 +96,8 @@ internal static partial class Daemon
             warnings,
             events,
             TimeProvider.System,
+            threads.Probes,
+            threads.WakeProber,
             changed =>
             {
                 datapath = changed.Datapath;
@@ -104,6 +107,9 @@ internal static partial class Daemon
         using var signals = new Signals();
         await network.StartAsync();
         paths.Start();
+        using var errors = new IcmpErrors();
+        await using var relay = new ErrorRelay(errors, threads.Routing, network.Monitor, threads.Injector, TimeProvider.System, log);
+        relay.Start();
 
         threads.Start();
         await using ControlApi api = await ControlApi.StartAsync(socketPath, network, events, log);

@@ -34,19 +34,21 @@ internal sealed class PacketThreads : IDisposable
                 _queues[0].EnableOffloads() | Dataplane.Offloads.UdpSegment | Dataplane.Offloads.UdpGro | Dataplane.Offloads.GreSegment);
             Underlay = new HostUnderlay(SettingsOf(config, host, count), Offloads);
             NetworkCounters = [.. _queues.Select(_ => new PeerCounters())];
+            Probes = new ProbeExchange(count);
             var waits = new PollReadiness[count];
             for (int i = 0; i < count; i++)
             {
                 waits[i] = new PollReadiness(_queues[i], Underlay.Workers[i], config.Datapath.BusyPollMicroseconds);
                 _workers[i] = new Worker(
                     $"{config.Name}-{i}",
-                    new Outbound(_queues[i], Underlay.Workers[i], Routing, NetworkCounters[i], Offloads, i),
-                    new Inbound(Underlay.Workers[i], _queues[i], Routing, NetworkCounters[i], Offloads, i),
+                    new Outbound(_queues[i], Underlay.Workers[i], Routing, NetworkCounters[i], Offloads, i, i == 0 ? Probes.Requests : null),
+                    new Inbound(Underlay.Workers[i], _queues[i], Routing, NetworkCounters[i], Offloads, i, Probes),
                     waits[i],
                     config.Datapath.Pin ? CpuAffinity.PinTo(i) : null);
             }
 
             _segmenter = OpenSegmenter(config.Name, host);
+            WakeProber = waits[0].Wake;
             Underlay.OnSocketsChanged = () => Array.ForEach(waits, wait => wait.Wake());
         }
         catch
@@ -61,6 +63,15 @@ internal sealed class PacketThreads : IDisposable
 
     /// <summary>What each worker counts for no peer.</summary>
     public PeerCounters[] NetworkCounters { get; }
+
+    /// <summary>Questions to peers and their answers.</summary>
+    public ProbeExchange Probes { get; }
+
+    /// <summary>Wakes the worker that sends questions.</summary>
+    public Action WakeProber { get; }
+
+    /// <summary>Hands single packets to the kernel as the TUN device would.</summary>
+    public ITunInjector Injector => _queues[0];
 
     /// <summary>Which offloads are in use.</summary>
     public OffloadState Offloads { get; }

@@ -2,6 +2,7 @@ using System.Diagnostics;
 using System.Reflection;
 using Tunnel.Control.Api;
 using Tunnel.Control.Configuration;
+using Tunnel.Control.Monitoring;
 using Tunnel.Dataplane;
 using Tunnel.Wire;
 
@@ -67,16 +68,23 @@ internal sealed partial class NetworkController
     public IReadOnlyList<RouteModel> DescribeRoutes()
     {
         NetworkState state = State;
+        var owners = state.Owners.ToDictionary(owner => owner.Key, owner => owner.Value);
         return
         [
             .. from entry in state.Peers
                from prefix in entry.Config.Subnets
                orderby prefix
-               let problem = state.RouteProblems.GetValueOrDefault(prefix)
+               let problem = Standby(entry, owners.GetValueOrDefault(prefix)) ?? state.RouteProblems.GetValueOrDefault(prefix)
                select new RouteModel(
                    prefix.ToString(), entry.Config.Name, Math.Min(entry.Peer.Settings.Gmtu, state.Mtu), Installed: problem is null, problem),
         ];
     }
+
+    // Why a peer does not get the packets for a subnet of its own.
+    private static string? Standby(PeerEntry entry, PeerEntry? owner) =>
+        ReferenceEquals(entry, owner) ? null
+            : entry.IsWithdrawn ? "withdrawn: the peer is down"
+            : $"standby: peer {owner!.Config.Name} has it";
 
     /// <summary>GET /v1/drops: every reason, the zeros too, so that a script finds each name.</summary>
     public DropsModel DescribeDrops()
@@ -117,8 +125,9 @@ internal sealed partial class NetworkController
             [.. _parts.Offloads.Refused.Select(refused => new RefusedOffloadModel(OffloadWords.Of(refused.Offload), refused.Reason))]);
     }
 
-    private static PeerModel Describe(PeerEntry entry, NetworkState state)
+    private PeerModel Describe(PeerEntry entry, NetworkState state)
     {
+        PeerHealth? health = _monitor.HealthOf(entry.Config.Name);
         PeerConfig config = entry.Config;
         long lastReceived = entry.Peer.Counters.Max(c => c.LastReceived);
         object? key = config.Key is not GreKeys pair ? null : pair.In == pair.Out ? pair.In : new KeyPairModel(pair.In, pair.Out);
@@ -142,13 +151,22 @@ internal sealed partial class NetworkController
             entry.Address.IsNone ? null : entry.Address.ToString(),
             entry.Peer.Settings.Local.IsNone ? null : entry.Peer.Settings.Local.ToString(),
             entry.Peer.Settings.Gmtu,
-            [.. entry.Problems, .. routes],
+            [.. entry.Problems, .. health?.Problems ?? [], .. routes],
             new Traffic(
                 new TrafficCount(entry.Sum(c => c.SentPackets), entry.Sum(c => c.SentBytes)),
                 new TrafficCount(entry.Sum(c => c.ReceivedPackets), entry.Sum(c => c.ReceivedBytes))),
             lastReceived == 0 ? null : Math.Round((Environment.TickCount64 - lastReceived) / 1000.0, 1),
             entry.Sum(c => c.TotalDrops),
-            entry.Sum(c => c.EcnAnomalies));
+            entry.Sum(c => c.EcnAnomalies),
+            config.Keepalive.ToString(),
+            config.OnDown.ToWord(),
+            config.OnRefused.ToWord(),
+            (health?.State ?? PeerState.Unknown).ToWord(),
+            health is null ? null : Math.Round(health.SinceSeconds, 1),
+            health?.RoundTrip is TimeSpan roundTrip ? Math.Round(roundTrip.TotalMilliseconds, 3) : null,
+            health?.Loss is double loss ? Math.Round(loss * 100, 1) : null,
+            entry.Peer.Settings.Gmtu + entry.Peer.Settings.Overhead,
+            health?.IsPathMtuConfirmed ?? false);
     }
 
     private static IReadOnlyList<string> Texts<T>(IEnumerable<T> values)

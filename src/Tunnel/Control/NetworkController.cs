@@ -2,6 +2,7 @@ using System.Text.Json;
 using Microsoft.Extensions.Logging;
 using Tunnel.Control.Api;
 using Tunnel.Control.Configuration;
+using Tunnel.Control.Monitoring;
 using Tunnel.Dataplane;
 using Tunnel.Wire;
 
@@ -16,6 +17,10 @@ namespace Tunnel.Control;
 internal sealed partial class NetworkController : IAsyncDisposable
 {
     private static readonly TimeSpan TryAgain = TimeSpan.FromSeconds(10);
+    private static readonly TimeSpan LookAgain = TimeSpan.FromSeconds(10);
+
+    // Names are resolved again this often; the system's resolver does not tell how long an answer holds.
+    private static readonly TimeSpan ResolveAgain = TimeSpan.FromSeconds(30);
 
     // A name server that does not answer keeps nobody from starting; what is not resolved by then is resolved while packets flow.
     private static readonly TimeSpan PatienceAtStart = TimeSpan.FromMilliseconds(300);
@@ -33,6 +38,8 @@ internal sealed partial class NetworkController : IAsyncDisposable
     private NetworkState _state;
     private IReadOnlyList<string> _warnings;
     private readonly SemaphoreSlim _namesAwaited = new(0, 1);
+    private readonly SemaphoreSlim _pathsChanged = new(0, 1);
+    private readonly NetworkMonitor _monitor;
     private Task _following = Task.CompletedTask;
     private Task _resolving = Task.CompletedTask;
 
@@ -51,10 +58,14 @@ internal sealed partial class NetworkController : IAsyncDisposable
         _warnings = parts.Warnings;
         _state = new NetworkState(config with { Peers = [] }, [], 0, null, new HashSet<InetAddress>(), [], new Dictionary<IpPrefix, string>());
         Wanted = config;
+        _monitor = new NetworkMonitor(parts.Probes, () => State, parts.WakeProber, FollowPaths, parts.Events, parts.Time, log);
     }
 
     /// <summary>The configuration to start with.</summary>
     private NetworkConfig Wanted { get; }
+
+    /// <summary>Who watches over the peers.</summary>
+    public NetworkMonitor Monitor => _monitor;
 
     private NetworkState State => Volatile.Read(ref _state);
 
@@ -76,6 +87,7 @@ internal sealed partial class NetworkController : IAsyncDisposable
         TimeSpan? again = Enact(next);
         _following = FollowHostAsync(again);
         _resolving = ResolveNamesAsync();
+        _monitor.Start();
     }
 
     /// <summary>Creates or replaces a peer.</summary>
@@ -164,12 +176,14 @@ internal sealed partial class NetworkController : IAsyncDisposable
     public async ValueTask DisposeAsync()
     {
         await _stop.CancelAsync();
+        await _monitor.DisposeAsync();
         await Task.WhenAll(_following, _resolving);
         await _gate.WaitAsync();
         _kernel.RemoveAll();
         _claims.Dispose();
         _gate.Dispose();
         _namesAwaited.Dispose();
+        _pathsChanged.Dispose();
         _stop.Dispose();
     }
 
@@ -443,21 +457,35 @@ internal sealed partial class NetworkController : IAsyncDisposable
         Volatile.Write(ref _state, next with { Problems = [.. _kernel.Problems, .. coalescing], RouteProblems = routeProblems });
     }
 
-    // Follows the host's notifications for as long as the network lives. Nothing is polled; a deadline is set only while something
-    // that others keep deleting is left alone for a while.
+    // Is told by the monitor; what it has found out stands in the peers' targets.
+    private void FollowPaths()
+    {
+        if (_pathsChanged.CurrentCount == 0)
+        {
+            _pathsChanged.Release();
+        }
+    }
+
+    // Follows the host's notifications, and what the monitor finds out, for as long as the network lives. What routers have told the kernel comes
+    // without a notification, so that is looked at now and then; sooner while something that others keep deleting is left alone for a while.
     private async Task FollowHostAsync(TimeSpan? again)
     {
         try
         {
             Task change = _parts.Host.WaitForChangeAsync(_stop.Token);
+            Task paths = _pathsChanged.WaitAsync(_stop.Token);
             while (true)
             {
-                Task timer = Task.Delay(again ?? Timeout.InfiniteTimeSpan, _parts.Time, _stop.Token);
-                Task first = await Task.WhenAny(change, timer);
+                Task timer = Task.Delay(again is TimeSpan soon && soon < LookAgain ? soon : LookAgain, _parts.Time, _stop.Token);
+                Task first = await Task.WhenAny(change, paths, timer);
                 await first;
                 if (first == change)
                 {
                     change = _parts.Host.WaitForChangeAsync(_stop.Token);
+                }
+                else if (first == paths)
+                {
+                    paths = _pathsChanged.WaitAsync(_stop.Token);
                 }
 
                 again = await SerialisedAsync(() => Refresh(NoNames), _stop.Token);
@@ -469,21 +497,23 @@ internal sealed partial class NetworkController : IAsyncDisposable
         }
     }
 
-    // Resolves the names that have no address yet, again and again until they have one. Sleeps while there are none.
+    // Resolves names: at once those that have no address yet, and all of them again and again, since a host may move. Sleeps while there are none.
     private async Task ResolveNamesAsync()
     {
         try
         {
             while (true)
             {
-                await _namesAwaited.WaitAsync(_stop.Token);
-                PeerConfig[] waiting = [.. State.Peers.Where(entry => entry.AwaitsName).Select(entry => entry.Config)];
-                IReadOnlyDictionary<string, Resolution> names = await _preparation.ResolveAsync(State.Config, waiting, Patience, _stop.Token);
-                await SerialisedAsync(() => Refresh(names), _stop.Token);
-                if (State.Peers.Any(entry => entry.AwaitsName))
+                bool isNew = await _namesAwaited.WaitAsync(State.Peers.Any(entry => entry.AwaitsName) ? TryAgain : ResolveAgain, _stop.Token);
+                PeerConfig[] named =
+                    [.. State.Peers.Where(entry => entry.Config.Endpoint.IsName && (!isNew || entry.AwaitsName)).Select(entry => entry.Config)];
+                if (named.Length == 0)
                 {
-                    await Task.Delay(TryAgain, _parts.Time, _stop.Token);
+                    continue;
                 }
+
+                IReadOnlyDictionary<string, Resolution> names = await _preparation.ResolveAsync(State.Config, named, Patience, _stop.Token);
+                await SerialisedAsync(() => Refresh(names), _stop.Token);
             }
         }
         catch (OperationCanceledException) when (_stop.IsCancellationRequested)
@@ -507,6 +537,7 @@ internal sealed partial class NetworkController : IAsyncDisposable
             }
 
             _claims.Replace(next);
+            TellMoved(before, next);
             LogPathsChanged();
             return Enact(next);
         }
@@ -521,6 +552,17 @@ internal sealed partial class NetworkController : IAsyncDisposable
         {
             LogBug(bug);
             return TryAgain;
+        }
+    }
+
+    private void TellMoved(NetworkState before, NetworkState next)
+    {
+        foreach ((PeerEntry was, PeerEntry now) in before.Peers.Zip(next.Peers))
+        {
+            if (was.Address != now.Address && !now.Address.IsNone)
+            {
+                Tell("endpoint-changed", now.Config.Name, $"{now.Config.Endpoint} is {now.Address} now");
+            }
         }
     }
 

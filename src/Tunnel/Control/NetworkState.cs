@@ -20,6 +20,8 @@ namespace Tunnel.Control;
 /// <param name="Warnings">What the configuration's reader warned of.</param>
 /// <param name="Events">Where events are told.</param>
 /// <param name="Time">The clock.</param>
+/// <param name="Probes">Questions to peers and their answers.</param>
+/// <param name="WakeProber">Wakes the worker that sends questions.</param>
 /// <param name="Changed">Is told of a configuration in force, or of peers that have changed under the same one; null where nobody needs to know.</param>
 internal sealed record NetworkParts(
     string ConfigPath,
@@ -37,6 +39,8 @@ internal sealed record NetworkParts(
     IReadOnlyList<string> Warnings,
     EventStream Events,
     TimeProvider Time,
+    ProbeExchange Probes,
+    Action WakeProber,
     Action<NetworkConfig>? Changed = null);
 
 /// <summary>What a reload changed: peers by name, and whether anything else in the file differs.</summary>
@@ -78,8 +82,18 @@ internal sealed record NetworkState(
         }
     }
 
-    /// <summary>All peers' subnets.</summary>
-    public IEnumerable<IpPrefix> Prefixes => Peers.SelectMany(entry => entry.Config.Subnets);
+    /// <summary>
+    /// Who gets the packets for each subnet: where several peers have it, the first that is not withdrawn. Nobody where all are.
+    /// </summary>
+    public IEnumerable<KeyValuePair<IpPrefix, PeerEntry>> Owners =>
+        from entry in Peers
+        where !entry.IsWithdrawn
+        from prefix in entry.Config.Subnets
+        group entry by prefix into owners
+        select KeyValuePair.Create(owners.Key, owners.First());
+
+    /// <summary>The subnets that are routed.</summary>
+    public IEnumerable<IpPrefix> Prefixes => Owners.Select(owner => owner.Key);
 
     /// <summary>A peer by name; null where there is none.</summary>
     public PeerEntry? FindPeer(string name) => Peers.FirstOrDefault(entry => entry.Config.Name == name);
@@ -87,32 +101,42 @@ internal sealed record NetworkState(
     /// <summary>Whether packet threads and kernel would see no difference.</summary>
     public bool LooksLike(NetworkState other) =>
         Mtu == other.Mtu && UdpCoalescer == other.UdpCoalescer && OwnAddresses.SetEquals(other.OwnAddresses) && ReferenceEquals(Config, other.Config) && Peers.Count == other.Peers.Count &&
-        Peers.Zip(other.Peers).All(pair => pair.First.Peer.Settings == pair.Second.Peer.Settings && pair.First.Problems.SequenceEqual(pair.Second.Problems));
+        Peers.Zip(other.Peers).All(pair => pair.First.Peer.Settings == pair.Second.Peer.Settings && pair.First.IsWithdrawn == pair.Second.IsWithdrawn && pair.First.Problems.SequenceEqual(pair.Second.Problems));
 
     /// <summary>What the packet threads need.</summary>
     public RoutingSnapshot ToSnapshot()
     {
-        var routes = new RouteTable<Peer>(
-            Peers.SelectMany(entry => entry.Config.Subnets.Select(prefix => KeyValuePair.Create(prefix, entry.Peer))));
+        var routes = new RouteTable<Peer>(Owners.Select(owner => KeyValuePair.Create(owner.Key, owner.Value.Peer)));
         return new RoutingSnapshot(
             routes,
             [.. Peers.Select(entry => entry.Peer)],
             [.. Config.Interface.Addresses.Select(address => address.Address)],
             dropsPartialUdp: UdpCoalescer is not null,
-            OwnAddresses);
+            OwnAddresses,
+            SenderTable());
+    }
+
+    // Who may send from each subnet, withdrawn or not. Null where nobody shares one, as nearly always: then it is who gets its packets.
+    private RouteTable<Peer[]>? SenderTable()
+    {
+        KeyValuePair<IpPrefix, Peer[]>[] senders =
+        [
+            .. from entry in Peers
+               from prefix in entry.Config.Subnets
+               group entry.Peer by prefix into owners
+               select KeyValuePair.Create(owners.Key, owners.ToArray()),
+        ];
+        return senders.All(subnet => subnet.Value.Length == 1) ? null : new RouteTable<Peer[]>(senders);
     }
 
     /// <summary>What the kernel is to look like. A route says its MTU only where it is less than the device's.</summary>
     public KernelState ToKernelState()
     {
         var routes = new Dictionary<IpPrefix, int>();
-        foreach (PeerEntry entry in Peers)
+        foreach ((IpPrefix prefix, PeerEntry entry) in Owners)
         {
             int gmtu = entry.Peer.Settings.Gmtu;
-            foreach (IpPrefix prefix in entry.Config.Subnets)
-            {
-                routes[prefix] = entry.Peer.IsReady && gmtu < Mtu ? gmtu : 0;
-            }
+            routes[prefix] = entry.Peer.IsReady && gmtu < Mtu ? gmtu : 0;
         }
 
         return new KernelState(Mtu, Config.Interface.Addresses, routes);

@@ -12,6 +12,18 @@ namespace Tunnel.Control;
 /// <param name="IsClash">Whether the problem is that the endpoint's address is taken or cannot be an endpoint.</param>
 internal sealed record PeerEntry(PeerConfig Config, InetAddress Address, Peer Peer, IReadOnlyList<string> Problems, bool IsClash = false)
 {
+    /// <summary>What the device or the route takes towards the endpoint, in bytes, outer headers included.</summary>
+    public int LinkMtu { get; init; }
+
+    /// <summary>What the kernel has learnt of the path from routers, in bytes, outer headers included; 0 where nothing.</summary>
+    public int LearntMtu { get; init; }
+
+    /// <summary>Whether the length of packets follows the path's MTU. Over IPv6 always: nobody but the sender fragments.</summary>
+    public bool FollowsPathMtu => Config.Outer.DiscoversPathMtu || Address.IsIpv6;
+
+    /// <summary>Whether its routes are withdrawn, because it is down.</summary>
+    public bool IsWithdrawn { get; init; }
+
     /// <summary>Whether the endpoint is a name that has no usable address yet.</summary>
     public bool AwaitsName => Address.IsNone && Config.Endpoint.IsName;
 

@@ -139,7 +139,12 @@ internal sealed class PeerPreparation(IHostNetwork host, int tunIndex, int worke
         }
 
         ushort udpPort = config.UdpPortOf(peer);
+        UnderlayTarget? target = old?.Peer.Target is UnderlayTarget was && was.Endpoint == address && was.UdpPort == udpPort ? was : null;
         int overhead = PeerSettings.OverheadOf(!address.IsIpv6, peer.Key is not null, peer.Checksum, peer.Sequence, usesUdp: udpPort != 0);
+        int linkMtu = Math.Min(path?.Mtu ?? UsualUnderlayMtu, LargestIpPacket);
+        int learntMtu = path?.LearntMtu ?? 0;
+        bool followsPath = peer.Outer.DiscoversPathMtu || address.IsIpv6;
+        int mtu = followsPath ? PathMtuOf(linkMtu, learntMtu, target, config.Interface.PathMtuFloor + overhead) : linkMtu;
         var settings = new PeerSettings(
             peer.Name,
             address,
@@ -148,31 +153,31 @@ internal sealed class PeerPreparation(IHostNetwork host, int tunIndex, int worke
             peer.Key?.Out,
             peer.Checksum,
             peer.Sequence,
-            Math.Min(MtuOf(path, peer, address), LargestIpPacket) - overhead,
+            mtu - overhead,
             udpPort)
         {
             Outer = peer.Outer,
             IsStrict = peer.Strict,
         };
-        IReadOnlyList<string> problems = problem is null ? [] : [problem];
-        if (old is not null && old.Peer.Settings == settings)
-        {
-            return old with { Config = peer, Problems = problems };
-        }
-
+        bool isSame = old is not null && old.Peer.Settings == settings;
         PeerCounters[] counters = old?.Peer.Counters ?? [.. Enumerable.Range(0, workers).Select(_ => new PeerCounters())];
         bool sameSender = old is not null && old.Address == address && old.Config.Key == peer.Key;
         SequenceState sequences = sameSender ? old!.Peer.Sequences : new SequenceState();
-        UnderlayTarget? target = old?.Peer.Target is UnderlayTarget was && was.Endpoint == address && was.UdpPort == udpPort ? was : null;
-        return new PeerEntry(peer, address, new Peer(settings, counters, sequences, target), problems);
+        Peer prepared = isSame ? old!.Peer : new Peer(settings, counters, sequences, target);
+        return new PeerEntry(peer, address, prepared, problem is null ? [] : [problem])
+        {
+            LinkMtu = linkMtu,
+            LearntMtu = learntMtu,
+            IsWithdrawn = peer.OnDown == OnDown.Withdraw && prepared.Target.IsDown,
+        };
     }
 
-    // What routers have said of the path counts, unless it is not to; then only the device does. Over IPv6 they are always heeded: nobody but the
-    // sender fragments.
-    private int MtuOf(HostPath? path, PeerConfig peer, InetAddress address) =>
-        path is null ? UsualUnderlayMtu
-            : peer.Outer.DiscoversPathMtu || !address.IsIpv4 ? path.Mtu
-            : host.FindLink(path.LinkIndex)?.Mtu ?? path.Mtu;
+    // What was found out by probes goes before what routers have said. Neither is believed beyond the link's MTU, nor below the floor.
+    private static int PathMtuOf(int linkMtu, int learntMtu, UnderlayTarget? target, int floor)
+    {
+        int known = target is { PathMtu: > 0 } ? target.PathMtu : learntMtu > 0 ? learntMtu : linkMtu;
+        return Math.Min(Math.Max(known, floor), linkMtu);
+    }
 
     private (HostPath? Path, string? Problem) FindPath(NetworkConfig config, InetAddress address)
     {

@@ -29,6 +29,9 @@ public enum DropReason
     /// <summary>The peer's endpoint is not resolved, or this host has no address to send to it from.</summary>
     PeerNotReady,
 
+    /// <summary>The peer's host has answered GRE-in-UDP with Port Unreachable: nothing is sent until somebody decides (RFC 8086 section 9).</summary>
+    EndpointRefuses,
+
     /// <summary>The underlay's send queue stayed full.</summary>
     UnderlayQueueFull,
 

@@ -21,7 +21,8 @@ public sealed record HostRoute(IpPrefix Destination, int LinkIndex, byte Protoco
 /// <param name="Source">The source address: the one asked for, else what the kernel would choose.</param>
 /// <param name="LinkIndex">The device that the packet would leave by.</param>
 /// <param name="Mtu">The route's or else the device's MTU, in bytes.</param>
-public sealed record HostPath(InetAddress Source, int LinkIndex, int Mtu);
+/// <param name="LearntMtu">What the kernel has learnt of the path from routers (ICMP), in bytes, and keeps for some minutes; 0 where nothing.</param>
+public sealed record HostPath(InetAddress Source, int LinkIndex, int Mtu, int LearntMtu = 0);
 
 /// <summary>The kernel refused a change to links, addresses or routes.</summary>
 public sealed class HostNetworkException : Exception
@@ -113,7 +114,7 @@ public interface IHostNetwork : IDisposable
 
     /// <summary>
     /// How the host would send to an underlay address; null where it has no route there, or one that rejects. An address of the host itself
-    /// is reached by its loopback device. A path MTU that the kernel has learnt counts as the route's. A source that is not an address of
+    /// is reached by its loopback device. A source that is not an address of
     /// this host is refused with EADDRNOTAVAIL.
     /// </summary>
     /// <param name="destination">The underlay address.</param>

@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using Tunnel.Wire;
 
 namespace Tunnel.Dataplane;
@@ -19,6 +20,10 @@ public sealed class Inbound
 {
     private const int BatchSize = 64;
 
+    // A router's keepalive: IP and GRE header, and what the router likes to put behind them.
+    private const int LongestReturned = 128;
+    private const int StrangerPause = 1000;
+
     private readonly IUnderlay _underlay;
     private readonly RoutingHolder _routing;
     private readonly PeerCounters _network;
@@ -26,7 +31,8 @@ public sealed class Inbound
 
     private readonly PacketBatch _packets = new(BatchSize);
     private readonly DeliveryQueue _deliveries;
-    private readonly AbilityAnswers _answers;
+    private readonly PeerMessages _answers;
+    private readonly ProbeExchange? _probes;
 
     // The sender found last: packets come in runs.
     private RoutingSnapshot? _lastRouting;
@@ -34,6 +40,7 @@ public sealed class Inbound
     private bool _lastHasKey;
     private uint _lastKey;
     private Peer? _lastSender;
+    private long _nextStranger;
 
     /// <summary>Wires one worker's inbound half.</summary>
     /// <param name="underlay">The worker's underlay.</param>
@@ -42,14 +49,23 @@ public sealed class Inbound
     /// <param name="network">This worker's counters for packets of no peer.</param>
     /// <param name="offloads">Which offloads are in use.</param>
     /// <param name="worker">The worker's number: which of a peer's counters are its own.</param>
-    public Inbound(IUnderlay underlay, ITunDevice tun, RoutingHolder routing, PeerCounters network, OffloadState offloads, int worker)
+    /// <param name="probes">Where answers of peers go; null where nobody asks.</param>
+    public Inbound(
+        IUnderlay underlay,
+        ITunDevice tun,
+        RoutingHolder routing,
+        PeerCounters network,
+        OffloadState offloads,
+        int worker,
+        ProbeExchange? probes = null)
     {
         _underlay = underlay;
         _routing = routing;
         _network = network;
         _worker = worker;
         _deliveries = new DeliveryQueue(tun, offloads, worker);
-        _answers = new AbilityAnswers(underlay);
+        _answers = new PeerMessages(underlay, asks: false);
+        _probes = probes;
     }
 
     /// <summary>Handles one batch.</summary>
@@ -148,6 +164,10 @@ public sealed class Inbound
             if (IsForThisHost(destination, from, routing))
             {
                 CountDrop(from, isEndpoint ? DropReason.KeyMismatch : DropReason.UnknownPeer);
+                if (!isEndpoint)
+                {
+                    NoteStranger(source, gre);
+                }
             }
 
             return;
@@ -168,6 +188,9 @@ public sealed class Inbound
                 break;
             case EtherType.Experimental:
                 AdmitMessage(packet, gre, peer);
+                break;
+            case EtherType.Keepalive:
+                AdmitReturned(gre, peer);
                 break;
             default:
                 CountDrop(peer, DropReason.GreProtocolUnknown);
@@ -200,11 +223,17 @@ public sealed class Inbound
             return;
         }
 
+        if (inner.Protocol == IpProtocol.Gre && IsToReturn(inner, peer))
+        {
+            ReturnToSender(packet, gre, inner.TotalLength, peer);
+            return;
+        }
+
         CoalescingVerdict verdict = packet.IsCoalescingKnown
             ? Known(packet, gre, out Offload offload)
             : KernelCoalescing.Judge(inner, peer.Gmtu, routing.DropsPartialUdp, out offload);
         if (Passes(gre, peer, verdict) &&
-            IsSourceAllowed(peer, OwnerOf(inner.Source.Ipv4, routing), inner.Destination))
+            IsSourceAllowed(peer, OwnerOf(inner.Source.Ipv4, routing), inner.Source, inner.Destination, routing))
         {
             Span<byte> bytes = packet.Memory.Slice(packet.Start + gre.HeaderLength, inner.TotalLength);
             if (TryMergeEcn(packet, peer, bytes, inner.TrafficClass & Ecn.Mask, isIpv4: true))
@@ -226,7 +255,7 @@ public sealed class Inbound
             ? Known(packet, gre, out Offload offload)
             : KernelCoalescing.Judge(inner, peer.Gmtu, routing.DropsPartialUdp, out offload);
         if (Passes(gre, peer, verdict) &&
-            IsSourceAllowed(peer, routing.Routes.LookupIpv6(inner.Source.Bits), inner.Destination))
+            IsSourceAllowed(peer, routing.Routes.LookupIpv6(inner.Source.Bits), inner.Source, inner.Destination, routing))
         {
             Span<byte> bytes = packet.Memory.Slice(packet.Start + gre.HeaderLength, inner.TotalLength);
             if (TryMergeEcn(packet, peer, bytes, inner.TrafficClass & Ecn.Mask, isIpv4: false))
@@ -239,7 +268,9 @@ public sealed class Inbound
     // A message of the peer's daemon, no packet.
     private void AdmitMessage(in Arrival packet, in GreView gre, Peer peer)
     {
-        if (!AbilitiesMessage.TryParse(gre.Payload, out AbilitiesMessage message))
+        bool isEcho = EchoMessage.TryParse(gre.Payload, out EchoMessage echo);
+        AbilitiesMessage abilities = default;
+        if (!isEcho && !AbilitiesMessage.TryParse(gre.Payload, out abilities))
         {
             CountDrop(peer, DropReason.ControlMessageUnknown);
             return;
@@ -250,8 +281,12 @@ public sealed class Inbound
             return;
         }
 
-        peer.Counters[_worker].CountMessage();
-        if (message.IsQuestion)
+        peer.Counters[_worker].CountMessage(Environment.TickCount64);
+        if (isEcho)
+        {
+            HandleEcho(echo, gre.Payload.Length, peer);
+        }
+        else if (abilities.IsQuestion)
         {
             // Where only packet sockets tell the boundaries of datagrams, what came by one is answered for all.
             bool keepsBoundaries = packet.IsCoalescingKnown && peer.Target.UdpPort == 0;
@@ -259,8 +294,67 @@ public sealed class Inbound
         }
         else
         {
-            peer.Target.Abilities.Hear(message.Abilities, Environment.TickCount64);
+            peer.Target.Abilities.Hear(abilities.Abilities, Environment.TickCount64);
         }
+    }
+
+    private void HandleEcho(EchoMessage echo, int length, Peer peer)
+    {
+        if (echo.IsReply)
+        {
+            Report(peer, echo, echo.ReceivedLength);
+        }
+        else
+        {
+            _answers.Answer(peer, echo, length);
+        }
+    }
+
+    // What was sent to come back has come back.
+    private void AdmitReturned(in GreView gre, Peer peer)
+    {
+        if (!EchoMessage.TryParse(gre.Payload, out EchoMessage echo))
+        {
+            CountDrop(peer, DropReason.GreProtocolUnknown);
+        }
+        else if (Passes(gre, peer, CoalescingVerdict.Ordinary))
+        {
+            peer.Counters[_worker].CountMessage(Environment.TickCount64);
+            Report(peer, echo, gre.Payload.Length);
+        }
+    }
+
+    private void Report(Peer peer, EchoMessage echo, int length) =>
+        _probes?.Replies[_worker].TryAdd(new ProbeReply(peer.Target, echo.Token, length, Stopwatch.GetTimestamp() - echo.Time));
+
+    // A router's keepalive: from this host to the peer, as if this host had sent it. Nothing else is sent on for anybody.
+    private static bool IsToReturn(in Ipv4View inner, Peer peer) =>
+        inner.Source == peer.Settings.Local && inner.Destination == peer.Settings.Endpoint && inner.TotalLength <= LongestReturned && !inner.IsFragment &&
+        GreView.TryParse(inner.Payload, out GreView back) == GreParseResult.Ok && back.ProtocolType == EtherType.Keepalive;
+
+    private void ReturnToSender(in Arrival packet, in GreView gre, int length, Peer peer)
+    {
+        if (Passes(gre, peer, CoalescingVerdict.Ordinary))
+        {
+            peer.Counters[_worker].CountMessage(Environment.TickCount64);
+            _answers.Return(peer, new Piece(packet.Memory, packet.Start + gre.HeaderLength, length));
+        }
+    }
+
+    // One in a while is enough to tell people.
+    private void NoteStranger(InetAddress source, in GreView gre)
+    {
+        long now = Environment.TickCount64;
+        if (_probes is null || now < _nextStranger)
+        {
+            return;
+        }
+
+        _nextStranger = now + StrangerPause;
+        InetAddress inner = Ipv4View.TryParse(gre.Payload, out Ipv4View ipv4) ? ipv4.Source
+            : Ipv6View.TryParse(gre.Payload, out Ipv6View ipv6) ? ipv6.Source
+            : InetAddress.None;
+        _probes.Unknown[_worker].TryAdd(new Stranger(source, gre.HasKey, gre.Key, inner));
     }
 
     // What the kernel has said beside the packet.
@@ -310,9 +404,9 @@ public sealed class Inbound
     private static Peer? OwnerOf(uint source, RoutingSnapshot routing) => source == 0 ? null : routing.Routes.LookupIpv4(source);
 
     // 5: the inner source must be this peer's by the same longest-prefix rule that sends packets to it.
-    private bool IsSourceAllowed(Peer peer, Peer? owner, InetAddress innerDestination)
+    private bool IsSourceAllowed(Peer peer, Peer? owner, InetAddress innerSource, InetAddress innerDestination, RoutingSnapshot routing)
     {
-        if (!ReferenceEquals(owner, peer))
+        if (!ReferenceEquals(owner, peer) && !routing.Shares(peer, innerSource))
         {
             return Refuse(peer, DropReason.SourceNotInPeerSubnets);
         }

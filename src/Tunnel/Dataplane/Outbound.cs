@@ -26,6 +26,8 @@ public sealed class Outbound
     private readonly PacketBatch _packets = new(BatchSize);
     private readonly SendQueue _sends;
     private readonly TooBigAnswers _answers;
+    private readonly HandoverRing<ProbeRequest>? _questions;
+    private readonly PeerMessages? _messages;
 
     /// <summary>Wires one worker's outbound half.</summary>
     /// <param name="tun">The worker's TUN queue.</param>
@@ -34,8 +36,18 @@ public sealed class Outbound
     /// <param name="network">This worker's counters for packets of no peer.</param>
     /// <param name="offloads">Which offloads are in use.</param>
     /// <param name="worker">The worker's number: which of a peer's counters are its own.</param>
-    public Outbound(ITunDevice tun, IUnderlay underlay, RoutingHolder routing, PeerCounters network, OffloadState offloads, int worker)
+    /// <param name="questions">Questions for peers that this worker is to send; null where another worker does.</param>
+    public Outbound(
+        ITunDevice tun,
+        IUnderlay underlay,
+        RoutingHolder routing,
+        PeerCounters network,
+        OffloadState offloads,
+        int worker,
+        HandoverRing<ProbeRequest>? questions = null)
     {
+        _questions = questions;
+        _messages = questions is null ? null : new PeerMessages(underlay, asks: true);
         _tun = tun;
         _sends = new SendQueue(underlay, offloads, worker);
         _routing = routing;
@@ -48,6 +60,11 @@ public sealed class Outbound
     /// <returns>How many packets the TUN queue had; 0 where it was empty.</returns>
     public int Run()
     {
+        if (_questions is { IsEmpty: false })
+        {
+            Ask(_questions, _messages!);
+        }
+
         int count = _tun.Read(_packets);
         if (count == 0)
         {
@@ -63,6 +80,15 @@ public sealed class Outbound
         Send();
         _answers.Flush();
         return count;
+    }
+
+    // Beside the packets' way: what the control plane wants to know of peers.
+    private static void Ask(HandoverRing<ProbeRequest> questions, PeerMessages messages)
+    {
+        while (questions.TryTake(out ProbeRequest request))
+        {
+            messages.Ask(request);
+        }
     }
 
     // 2: the inner header.
@@ -153,6 +179,12 @@ public sealed class Outbound
             return null;
         }
 
+        if (found.Target.Refuses)
+        {
+            found.Counters[_worker].CountDrop(DropReason.EndpointRefuses);
+            return null;
+        }
+
         return found;
     }
 
@@ -172,6 +204,7 @@ public sealed class Outbound
             return TrySendSegments(bytes, piece, packet.Offload, protocolType, peer, flowHash);
         }
 
+        NoteLength(bytes.Length, peer);
         if (bytes.Length > peer.Gmtu)
         {
             peer.Counters[_worker].CountDrop(DropReason.ExceedsGmtu);
@@ -202,6 +235,7 @@ public sealed class Outbound
             return true;
         }
 
+        NoteLength(segments.LongestSegment, peer);
         if (segments.LongestSegment > peer.Gmtu)
         {
             peer.Counters[_worker].CountDrops(DropReason.ExceedsGmtu, segments.Count);
@@ -210,6 +244,15 @@ public sealed class Outbound
 
         _sends.Add(segments, piece, offload, protocolType, peer, flowHash);
         return true;
+    }
+
+    // 4: while large packets flow, somebody must see to it that they arrive.
+    private static void NoteLength(int length, Peer peer)
+    {
+        if (length > UnderlayTarget.LargePacket)
+        {
+            peer.Target.NoteLarge();
+        }
     }
 
     // 6: the batch leaves; what was refused is counted where it belongs.

@@ -52,7 +52,8 @@ public sealed class Peer
         }
 
         gre.Write(_template.AsSpan(_greOffset));
-        Gmtu = Math.Min(settings.Gmtu, LargestInner(settings.Endpoint.IsIpv4));
+        LargestInner = LargestInnerOf(settings.Endpoint.IsIpv4);
+        Gmtu = Math.Min(settings.Gmtu, LargestInner);
     }
 
     /// <summary>What the configuration says.</summary>
@@ -73,11 +74,14 @@ public sealed class Peer
     /// <summary>The same before a super-packet that the kernel cuts: there it puts nothing before the GRE header.</summary>
     public int UncutOverhead => _udpTemplate.Length + _template.Length;
 
-    /// <summary>
-    /// The largest inner packet that may be sent to it, in bytes: the path's GMTU, but never more than the outer header's 16-bit length
-    /// can describe (the IPv4 total length counts the header, the IPv6 payload length does not).
-    /// </summary>
+    /// <summary>The largest inner packet that may be sent to it, in bytes: the path's GMTU, but never more than <see cref="LargestInner"/>.</summary>
     public int Gmtu { get; }
+
+    /// <summary>
+    /// The largest inner packet that the outer header's 16-bit length can describe, in bytes (the IPv4 total length counts the header, the
+    /// IPv6 payload length does not).
+    /// </summary>
+    public int LargestInner { get; }
 
     /// <summary>Whether packets can be sent to it: its endpoint is resolved and this host has an address to send from.</summary>
     public bool IsReady => !Settings.Endpoint.IsNone && !Settings.Local.IsNone;
@@ -168,15 +172,6 @@ public sealed class Peer
         }
     }
 
-    /// <summary>Writes a message to its daemon, outer headers before it.</summary>
-    /// <param name="packet"><see cref="Overhead"/> + <see cref="AbilitiesMessage.Length"/> bytes.</param>
-    /// <param name="message">The message.</param>
-    public void WriteMessage(Span<byte> packet, AbilitiesMessage message)
-    {
-        message.Write(packet[Overhead..]);
-        WriteOuterHeaders(packet, EtherType.Experimental, MessageFields);
-    }
-
     // What differs from the template: the length, and for some packets more. With DF the identification says nothing and stays 0 (RFC 6864 section 4.1).
     private void FinishIpv4(Span<byte> header, int length, OuterFields outer, int packets)
     {
@@ -195,7 +190,7 @@ public sealed class Peer
     }
 
     // The IPv4 total length counts the IP header, the IPv6 payload length does not; the UDP length is bounded by both.
-    private int LargestInner(bool isIpv4)
+    private int LargestInnerOf(bool isIpv4)
     {
         int udp = Target.UdpPort == 0 ? 0 : UdpView.HeaderLength;
         int counted = isIpv4 ? Ipv4Header.Length : 0;
@@ -246,6 +241,9 @@ public sealed record PeerSettings(
     /// Whether its packets must have a checksum just where <see cref="UsesChecksum"/> says so, and a sequence number where <see cref="UsesSequence"/> does.
     /// </summary>
     public bool IsStrict { get; init; }
+
+    /// <summary>The bytes that encapsulation puts before an inner packet, all headers included, whoever writes them.</summary>
+    public int Overhead => OverheadOf(!Endpoint.IsIpv6, KeyOut is not null, UsesChecksum, UsesSequence, UdpPort != 0);
 
     /// <summary>The bytes that encapsulation would put before an inner packet.</summary>
     public static int OverheadOf(bool isIpv4, bool hasKey, bool usesChecksum, bool usesSequence, bool usesUdp = false) =>

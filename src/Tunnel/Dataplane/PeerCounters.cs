@@ -17,6 +17,7 @@ public sealed class PeerCounters
     private long _lastReceived;
     private long _receivedMessages;
     private long _ecnAnomalies;
+    private long _lastMessage;
 
     /// <summary>Inner packets that the underlay took.</summary>
     public long SentPackets => Volatile.Read(ref _sentPackets);
@@ -72,8 +73,15 @@ public sealed class PeerCounters
         Volatile.Write(ref _lastReceived, now);
     }
 
+    /// <summary>When the last message was understood, in milliseconds of <see cref="Environment.TickCount64"/>; 0 for never.</summary>
+    public long LastMessage => Volatile.Read(ref _lastMessage);
+
     /// <summary>Counts a message understood.</summary>
-    public void CountMessage() => Volatile.Write(ref _receivedMessages, _receivedMessages + 1);
+    public void CountMessage(long now)
+    {
+        Volatile.Write(ref _receivedMessages, _receivedMessages + 1);
+        Volatile.Write(ref _lastMessage, now);
+    }
 
     /// <summary>Counts an anomaly of the ECN field.</summary>
     public void CountEcnAnomaly() => Volatile.Write(ref _ecnAnomalies, _ecnAnomalies + 1);

@@ -11,6 +11,7 @@ public sealed class RoutingSnapshot
     private readonly Dictionary<SenderKey, Peer> _senders = [];
     private readonly Dictionary<InetAddress, Peer?> _endpoints = [];
     private readonly IReadOnlySet<InetAddress> _ownAddresses;
+    private readonly RouteTable<Peer[]>? _sharedSenders;
 
     /// <summary>Builds a snapshot.</summary>
     /// <param name="routes">The peers' subnets.</param>
@@ -18,13 +19,16 @@ public sealed class RoutingSnapshot
     /// <param name="interfaceAddresses">This host's overlay addresses: ICMP errors are sent from them.</param>
     /// <param name="dropsPartialUdp">Whether a receiving device coalesces UDP; see <see cref="KernelCoalescing"/>.</param>
     /// <param name="ownAddresses">The underlay addresses at which packets are received; see <see cref="IsOwn"/>.</param>
+    /// <param name="senders">Who may send from each subnet, where several peers share one; null where nobody does.</param>
     public RoutingSnapshot(
         RouteTable<Peer> routes,
         IReadOnlyList<Peer> peers,
         IReadOnlyList<InetAddress> interfaceAddresses,
         bool dropsPartialUdp = false,
-        IReadOnlySet<InetAddress>? ownAddresses = null)
+        IReadOnlySet<InetAddress>? ownAddresses = null,
+        RouteTable<Peer[]>? senders = null)
     {
+        _sharedSenders = senders;
         _ownAddresses = ownAddresses ?? new HashSet<InetAddress>();
         Routes = routes;
         Peers = peers;
@@ -78,6 +82,10 @@ public sealed class RoutingSnapshot
     /// a peer's packets are sent from counts without being asked for here.
     /// </summary>
     public bool IsOwn(InetAddress outerDestination) => _ownAddresses.Contains(outerDestination);
+
+    /// <summary>Whether a peer shares the longest subnet that holds an address: then it may send from it, whoever gets the packets for it.</summary>
+    public bool Shares(Peer peer, InetAddress address) =>
+        _sharedSenders?.Lookup(address) is Peer[] owners && Array.IndexOf(owners, peer) >= 0;
 
     private readonly record struct SenderKey(InetAddress Endpoint, bool HasKey, uint Key);
 }

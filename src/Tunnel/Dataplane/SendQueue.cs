@@ -180,7 +180,9 @@ internal sealed class SendQueue
         MakeRoom(pieces: 1);
         int slot = _headersUsed++ * HeaderSlot;
         int length = peer.Overhead + AbilitiesMessage.Length;
-        peer.WriteMessage(_headers.Slice(slot, length), new AbilitiesMessage(Abilities.None, IsQuestion: true));
+        Span<byte> packet = _headers.Slice(slot, length);
+        new AbilitiesMessage(Abilities.None, IsQuestion: true).Write(packet[peer.Overhead..]);
+        peer.WriteOuterHeaders(packet, EtherType.Experimental, peer.MessageFields);
         int index = _sends.Add(new Piece(_headers, slot, length), target: peer.Target);
         _sends[index].Segments = 0;
         _sends[index].Outer = peer.MessageFields;

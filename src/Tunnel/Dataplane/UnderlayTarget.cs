@@ -4,14 +4,20 @@ namespace Tunnel.Dataplane;
 
 /// <summary>
 /// Where packets to a peer go on the underlay. Kept over changes of configuration that leave endpoint and port as they are.
-/// Thread rule: immutable but for <see cref="Neighbor"/>, which the control plane publishes with one reference write, and
-/// <see cref="Abilities"/>, which the workers keep.
+/// Thread rule: immutable but for <see cref="Neighbor"/>, <see cref="PathMtu"/> and <see cref="Refuses"/>, which the control plane publishes with one
+/// write each, and <see cref="Abilities"/> and <see cref="NoteLarge"/>, which the workers keep.
 /// </summary>
 /// <param name="endpoint">The peer's underlay address.</param>
 /// <param name="udpPort">Its UDP port for GRE-in-UDP; 0 for plain GRE.</param>
 public sealed class UnderlayTarget(InetAddress endpoint, ushort udpPort = 0)
 {
+    /// <summary>A packet longer than this, in bytes, is one that a path may be too narrow for: the smallest MTU of IPv4 paths that matter.</summary>
+    public const int LargePacket = 512;
+
     private LinkNeighbor? _neighbor;
+    private int _pathMtu;
+    private bool _sentLarge;
+    private bool _refuses;
 
     /// <summary>The peer's underlay address.</summary>
     public InetAddress Endpoint { get; } = endpoint;
@@ -21,6 +27,44 @@ public sealed class UnderlayTarget(InetAddress endpoint, ushort udpPort = 0)
 
     /// <summary>What the peer's daemon can receive.</summary>
     public PeerAbilities Abilities { get; } = new();
+
+    /// <summary>The largest outer packet that is known to arrive, in bytes, outer IP header included; 0 while nothing is known beyond what the kernel knows.</summary>
+    public int PathMtu
+    {
+        get => Volatile.Read(ref _pathMtu);
+        set => Volatile.Write(ref _pathMtu, value);
+    }
+
+    /// <summary>Whether nobody listens there (Port Unreachable), so that nothing may be sent until that changes: RFC 8086 section 9.</summary>
+    public bool Refuses
+    {
+        get => Volatile.Read(ref _refuses);
+        set => Volatile.Write(ref _refuses, value);
+    }
+
+    /// <summary>Whether the peer neither answers nor sends. The control plane's own: packet threads send all the same.</summary>
+    public bool IsDown { get; set; }
+
+    /// <summary>Notes that a packet longer than <see cref="LargePacket"/> goes there. Any worker.</summary>
+    public void NoteLarge()
+    {
+        if (!Volatile.Read(ref _sentLarge))
+        {
+            Volatile.Write(ref _sentLarge, true);
+        }
+    }
+
+    /// <summary>Whether such a packet has gone there since the last call.</summary>
+    public bool TakeLarge()
+    {
+        bool sent = Volatile.Read(ref _sentLarge);
+        if (sent)
+        {
+            Volatile.Write(ref _sentLarge, false);
+        }
+
+        return sent;
+    }
 
     /// <summary>
     /// The next hop towards it as the kernel has resolved it: for plain GRE through a packet socket, and for super-packets that are encapsulated

@@ -203,8 +203,9 @@ internal sealed class HostNetwork : IHostNetwork
 
         Check(result, () => $"find the way to {destination}");
         HostRoute route = found.Route;
-        int mtu = route.Mtu != 0 ? route.Mtu : FindLink(route.LinkIndex)?.Mtu ?? 0;
-        return mtu == 0 ? null : new HostPath(source.IsNone ? found.Source : source, route.LinkIndex, mtu);
+        int learnt = found.IsLearnt ? route.Mtu : 0;
+        int mtu = learnt == 0 && route.Mtu != 0 ? route.Mtu : FindLink(route.LinkIndex)?.Mtu ?? 0;
+        return mtu == 0 ? null : new HostPath(source.IsNone ? found.Source : source, route.LinkIndex, mtu, learnt);
     }
 
     /// <inheritdoc/>

@@ -17,6 +17,9 @@ internal readonly record struct NetlinkRoute(uint Table, byte Type, byte Tos, In
     /// <summary>The gateway (RTA_GATEWAY), or none.</summary>
     public InetAddress Gateway { get; init; }
 
+    /// <summary>Whether it is one that the kernel has learnt, and will forget (RTA_CACHEINFO, rta_expires): its MTU is a path's, not a route's.</summary>
+    public bool IsLearnt { get; init; }
+
     /// <summary>Whether packets need more than a neighbour of the same family: RTA_VIA, or RTA_ENCAP.</summary>
     public bool NeedsMore { get; init; }
 }
@@ -107,6 +110,7 @@ internal static class NetlinkRecords
         uint link = 0;
         uint metric = 0;
         uint mtu = 0;
+        int expires = 0;
         bool severalHops = false;
         ReadOnlySpan<byte> via = default;
         bool needsMore = false;
@@ -132,6 +136,9 @@ internal static class NetlinkRecords
                     break;
                 case RTA_METRICS:
                     mtu = ReadMtu(value);
+                    break;
+                case RTA_CACHEINFO:
+                    expires = value.Length >= 3 * sizeof(int) ? MemoryMarshal.Read<int>(value[(2 * sizeof(int))..]) : 0;
                     break;
                 case RTA_GATEWAY:
                     via = value;
@@ -159,6 +166,7 @@ internal static class NetlinkRecords
             table, head.rtm_type, head.rtm_tos, preferred, new HostRoute(prefix, linkIndex, head.rtm_protocol, metric, (int)mtu))
         {
             Gateway = gateway,
+            IsLearnt = expires != 0,
             NeedsMore = needsMore,
         };
         return true;

@@ -12,8 +12,8 @@ namespace Tunnel.Linux;
 /// Sending is with the header included (IP_HDRINCL, IPV6_HDRINCL). For IPv4 the kernel overwrites total length and checksum, fills in
 /// a source address of 0, and an identification of 0 where DF is not set; everything else, DF included, leaves as it was written.
 /// For IPv6 it changes nothing. What is larger than the device's MTU is EMSGSIZE whatever the header says. A path MTU that the kernel
-/// has learnt counts too, as long as IP_MTU_DISCOVER is below IP_PMTUDISC_PROBE: with DF, and always for IPv6, a packet beyond it is
-/// EMSGSIZE at once; an IPv4 packet without DF is fragmented to fit. IP_PMTUDISC_DO says what we mean; it never sets DF here.
+/// has learnt counts too below IP_PMTUDISC_PROBE: with DF, and always for IPv6, a packet beyond it would be EMSGSIZE at once, and no probe
+/// could find out that the path has grown; so it is the control plane that heeds it (<see cref="HostPath.LearntMtu"/>). The option sets no DF here.
 /// </para>
 /// <para>
 /// Learning: an ICMP Fragmentation Needed that quotes a packet of ours updates the kernel's path MTU through the unconnected raw
@@ -303,7 +303,7 @@ internal sealed unsafe class RawGreSocket : IDisposable
             if (isIpv6)
             {
                 Set(fd, SOL_IPV6, IPV6_HDRINCL, 1);
-                Set(fd, SOL_IPV6, IPV6_MTU_DISCOVER, IPV6_PMTUDISC_DO);
+                Set(fd, SOL_IPV6, IPV6_MTU_DISCOVER, IPV6_PMTUDISC_PROBE);
                 Set(fd, SOL_IPV6, IPV6_RECVPKTINFO, 1);
                 Set(fd, SOL_IPV6, IPV6_RECVHOPLIMIT, 1);
                 Set(fd, SOL_IPV6, IPV6_RECVTCLASS, 1);
@@ -311,7 +311,7 @@ internal sealed unsafe class RawGreSocket : IDisposable
             else
             {
                 Set(fd, SOL_IP, IP_HDRINCL, 1);
-                Set(fd, SOL_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DO);
+                Set(fd, SOL_IP, IP_MTU_DISCOVER, IP_PMTUDISC_PROBE);
             }
 
             Bind(fd, isIpv6, local);

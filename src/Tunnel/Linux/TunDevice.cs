@@ -11,7 +11,7 @@ namespace Tunnel.Linux;
 /// It is opened with IFF_VNET_HDR, so that super-packets can be written with the word that says how to cut them. The other way the
 /// kernel hands over only ordinary, finished packets, unless <see cref="EnableOffloads"/> was called.
 /// </summary>
-internal sealed unsafe class TunDevice : ITunDevice
+internal sealed unsafe class TunDevice : ITunDevice, ITunInjector
 {
     private const string ControlDevice = "/dev/net/tun";
 
@@ -127,6 +127,32 @@ internal sealed unsafe class TunDevice : ITunDevice
         {
             ref GatherPacket packet = ref batch[i];
             packet.Result = Write(batch.Pieces(i), packet.Offload);
+        }
+    }
+
+    /// <inheritdoc/>
+    public bool Inject(ReadOnlySpan<byte> packet)
+    {
+        if (!_descriptor.TryHold())
+        {
+            return false;
+        }
+
+        try
+        {
+            // One call is one packet, so it does not mix with what the worker writes.
+            virtio_net_hdr_v1_hash_tunnel header = default;
+            fixed (byte* bytes = packet)
+            {
+                iovec* pieces = stackalloc iovec[2];
+                pieces[0] = new iovec { iov_base = &header, iov_len = sizeof(virtio_net_hdr_v1_hash_tunnel) };
+                pieces[1] = new iovec { iov_base = bytes, iov_len = packet.Length };
+                return !Sys.WriteVector(_fd, pieces, 2).IsError;
+            }
+        }
+        finally
+        {
+            _descriptor.DangerousRelease();
         }
     }
 

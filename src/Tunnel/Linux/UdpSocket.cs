@@ -24,11 +24,11 @@ internal static unsafe class UdpSocket
             if (isIpv6)
             {
                 Set(opened.Value, SOL_IPV6, Uapi.IPV6_V6ONLY, 1);
-                Set(opened.Value, SOL_IPV6, IPV6_MTU_DISCOVER, IPV6_PMTUDISC_DO);
+                Set(opened.Value, SOL_IPV6, IPV6_MTU_DISCOVER, IPV6_PMTUDISC_PROBE);
             }
             else
             {
-                Set(opened.Value, SOL_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DO);
+                Set(opened.Value, SOL_IP, IP_MTU_DISCOVER, IP_PMTUDISC_PROBE);
             }
 
             return descriptor;

@@ -33,7 +33,7 @@ public readonly ref struct IcmpView
     }
 }
 
-/// <summary>The two ICMP errors that tell a sender to send smaller packets, as whole IP packets to emit.</summary>
+/// <summary>ICMP errors as whole IP packets to emit.</summary>
 public static class IcmpMessage
 {
     /// <summary>Type, code, checksum and the four bytes after them.</summary>
@@ -44,6 +44,18 @@ public static class IcmpMessage
 
     /// <summary>Fragmentation Needed and DF Set (RFC 1191 section 4).</summary>
     public const byte FragmentationNeeded = 4;
+
+    /// <summary>ICMP Time Exceeded (RFC 792).</summary>
+    public const byte TimeExceeded = 11;
+
+    /// <summary>ICMPv6 Destination Unreachable (RFC 4443 section 3.1).</summary>
+    public const byte DestinationUnreachableIpv6 = 1;
+
+    /// <summary>ICMPv6 Time Exceeded (RFC 4443 section 3.3).</summary>
+    public const byte TimeExceededIpv6 = 3;
+
+    /// <summary>ICMPv6 Parameter Problem (RFC 4443 section 3.4).</summary>
+    public const byte ParameterProblemIpv6 = 4;
 
     /// <summary>ICMPv6 Packet Too Big (RFC 4443 section 3.2).</summary>
     public const byte PacketTooBig = 2;
@@ -66,16 +78,8 @@ public static class IcmpMessage
     /// <param name="offending">The packet that is too large.</param>
     /// <param name="mtu">The largest packet that would fit, in bytes.</param>
     /// <returns>The bytes written.</returns>
-    public static int WriteFragmentationNeeded(Span<byte> destination, InetAddress source, in Ipv4View offending, int mtu)
-    {
-        ReadOnlySpan<byte> quoted = Quote(offending.Packet, MaxFragmentationNeeded - Ipv4Header.Length - HeaderLength);
-        int length = HeaderLength + quoted.Length;
-        var header = new Ipv4Header(source, offending.Source, IpProtocol.Icmp, length, TrafficClass: 0xc0, DontFragment: false);
-        header.Write(destination);
-        Span<byte> message = destination.Slice(Ipv4Header.Length, length);
-        WriteMessage(message, DestinationUnreachable, FragmentationNeeded, (uint)Math.Min(mtu, ushort.MaxValue), quoted, pseudoHeader: 0);
-        return Ipv4Header.Length + length;
-    }
+    public static int WriteFragmentationNeeded(Span<byte> destination, InetAddress source, in Ipv4View offending, int mtu) =>
+        WriteErrorIpv4(destination, source, offending.Source, DestinationUnreachable, FragmentationNeeded, (uint)Math.Min(mtu, ushort.MaxValue), offending.Packet);
 
     /// <summary>Writes an IPv6 packet with Packet Too Big (RFC 4443 section 3.2).</summary>
     /// <param name="destination">At least <see cref="MaxPacketTooBig"/> bytes.</param>
@@ -83,14 +87,46 @@ public static class IcmpMessage
     /// <param name="offending">The packet that is too large.</param>
     /// <param name="mtu">The largest packet that would fit, in bytes.</param>
     /// <returns>The bytes written.</returns>
-    public static int WritePacketTooBig(Span<byte> destination, InetAddress source, in Ipv6View offending, int mtu)
+    public static int WritePacketTooBig(Span<byte> destination, InetAddress source, in Ipv6View offending, int mtu) =>
+        WriteErrorIpv6(destination, source, offending.Source, PacketTooBig, code: 0, (uint)mtu, offending.Packet);
+
+    /// <summary>Writes an IPv4 packet with an ICMP error (RFC 792).</summary>
+    /// <param name="destination">At least <see cref="MaxFragmentationNeeded"/> bytes.</param>
+    /// <param name="source">The address that the error comes from: one of this host's.</param>
+    /// <param name="receiver">Who gets it: the source of the packet that caused it.</param>
+    /// <param name="type">Type.</param>
+    /// <param name="code">Code.</param>
+    /// <param name="parameter">The four bytes after the checksum, host order.</param>
+    /// <param name="offending">The packet that caused it, or its beginning; as much as fits is quoted.</param>
+    /// <returns>The bytes written.</returns>
+    public static int WriteErrorIpv4(
+        Span<byte> destination, InetAddress source, InetAddress receiver, byte type, byte code, uint parameter, ReadOnlySpan<byte> offending)
     {
-        ReadOnlySpan<byte> quoted = Quote(offending.Packet, MaxPacketTooBig - Ipv6Header.Length - HeaderLength);
+        ReadOnlySpan<byte> quoted = Quote(offending, MaxFragmentationNeeded - Ipv4Header.Length - HeaderLength);
         int length = HeaderLength + quoted.Length;
-        new Ipv6Header(source, offending.Source, IpProtocol.Icmpv6, length).Write(destination);
-        Span<byte> message = destination.Slice(Ipv6Header.Length, length);
+        var header = new Ipv4Header(source, receiver, IpProtocol.Icmp, length, TrafficClass: 0xc0, DontFragment: false);
+        header.Write(destination);
+        WriteMessage(destination.Slice(Ipv4Header.Length, length), type, code, parameter, quoted, pseudoHeader: 0);
+        return Ipv4Header.Length + length;
+    }
+
+    /// <summary>Writes an IPv6 packet with an ICMPv6 error (RFC 4443 section 2.1).</summary>
+    /// <param name="destination">At least <see cref="MaxPacketTooBig"/> bytes.</param>
+    /// <param name="source">The address that the error comes from: one of this host's.</param>
+    /// <param name="receiver">Who gets it: the source of the packet that caused it.</param>
+    /// <param name="type">Type.</param>
+    /// <param name="code">Code.</param>
+    /// <param name="parameter">The four bytes after the checksum, host order.</param>
+    /// <param name="offending">The packet that caused it, or its beginning; as much as fits is quoted.</param>
+    /// <returns>The bytes written.</returns>
+    public static int WriteErrorIpv6(
+        Span<byte> destination, InetAddress source, InetAddress receiver, byte type, byte code, uint parameter, ReadOnlySpan<byte> offending)
+    {
+        ReadOnlySpan<byte> quoted = Quote(offending, MaxPacketTooBig - Ipv6Header.Length - HeaderLength);
+        int length = HeaderLength + quoted.Length;
+        new Ipv6Header(source, receiver, IpProtocol.Icmpv6, length).Write(destination);
         ushort pseudoHeader = InternetChecksum.PseudoHeader(destination.Slice(8, 32), IpProtocol.Icmpv6, length);
-        WriteMessage(message, PacketTooBig, 0, (uint)mtu, quoted, pseudoHeader);
+        WriteMessage(destination.Slice(Ipv6Header.Length, length), type, code, parameter, quoted, pseudoHeader);
         return Ipv6Header.Length + length;
     }
 

@@ -3,6 +3,9 @@ namespace Tunnel.Wire;
 /// <summary>GRE protocol types and Ethernet types in use (IANA "ieee-802-numbers").</summary>
 public static class EtherType
 {
+    /// <summary>A router's keepalive, sent to come back: a GRE header with nothing behind it that matters.</summary>
+    public const ushort Keepalive = 0;
+
     /// <summary>IPv4.</summary>
     public const ushort Ipv4 = 0x0800;
 

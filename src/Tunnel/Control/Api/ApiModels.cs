@@ -68,7 +68,16 @@ internal sealed record PeerModel(
     Traffic Traffic,
     double? LastReceivedSeconds,
     long Drops,
-    long EcnAnomalies);
+    long EcnAnomalies,
+    string Keepalive,
+    string OnDown,
+    string OnRefused,
+    string State,
+    double? StateSeconds,
+    double? RttMs,
+    double? LossPercent,
+    int PathMtu,
+    bool PathMtuConfirmed);
 
 internal sealed record RouteModel(string Prefix, string Peer, int Mtu, bool Installed, string? Problem);
 

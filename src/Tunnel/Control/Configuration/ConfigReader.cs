@@ -10,7 +10,7 @@ internal static class ConfigReader
     public static readonly IReadOnlyDictionary<string, string[]> Keys = new Dictionary<string, string[]>(StringComparer.Ordinal)
     {
         [string.Empty] = ["interface", "underlay", "datapath", "subnets", "peers"],
-        ["interface"] = ["addresses", "mtu"],
+        ["interface"] = ["addresses", "mtu", "pmtu-floor"],
         ["underlay"] = ["local", "interface", "encapsulation", "accept", "udp-port", "source-port"],
         ["datapath"] = ["receive", "send", "workers", "pin", "busy-poll"],
     };
@@ -20,6 +20,7 @@ internal static class ConfigReader
     {
         ["addresses"] = "interface",
         ["mtu"] = "interface",
+        ["pmtu-floor"] = "interface",
         ["local"] = "underlay",
         ["encapsulation"] = "underlay",
         ["accept"] = "underlay",
@@ -34,6 +35,9 @@ internal static class ConfigReader
         ["key"] = "peers: {NAME: ...}",
         ["checksum"] = "peers: {NAME: ...}",
         ["sequence"] = "peers: {NAME: ...}",
+        ["keepalive"] = "peers: {NAME: ...}",
+        ["on-down"] = "peers: {NAME: ...}",
+        ["on-refused"] = "peers: {NAME: ...}",
     };
 
     /// <summary>Reads a network's file, and the stored peers in NAME.d beside it, and checks them together.</summary>
@@ -95,6 +99,9 @@ internal static class ConfigReader
         var device = new MapReader(map.Section("interface"), scope, "interface", Keys["interface"]);
         device.TryReadList("addresses", ConfigValues.InterfaceAddress, mayBeOne: false, out EquatableList<IpPrefix> addresses);
         device.TryRead("mtu", ConfigValues.Mtu, out int? mtu);
+        if (!device.TryRead("pmtu-floor", ConfigValues.PathMtuFloor, out int floor))
+            floor = InterfaceConfig.DefaultPathMtuFloor;
+
         UnderlayConfig underlay = ReadUnderlay(new MapReader(map.Section("underlay"), scope, "underlay", Keys["underlay"]), scope);
         DatapathConfig datapath = ReadDatapath(new MapReader(map.Section("datapath"), scope, "datapath", Keys["datapath"]));
         EquatableList<IpPrefix> subnets = [];
@@ -104,7 +111,7 @@ internal static class ConfigReader
         ReadPeers(map.Section("peers"), peers, names, errors);
         return basis with
         {
-            Interface = new InterfaceConfig { Addresses = addresses, Mtu = mtu },
+            Interface = new InterfaceConfig { Addresses = addresses, Mtu = mtu, PathMtuFloor = floor },
             Underlay = underlay,
             Datapath = datapath,
             Subnets = subnets,

@@ -46,6 +46,9 @@ internal static class ConfigValues
     /// <summary>The smallest MTU of a link that carries IPv6 (RFC 8200 section 5).</summary>
     public const int MinIpv6Mtu = 1280;
 
+    /// <summary>The smallest floor for path MTUs: an IPv4 fragment of the largest header and eight bytes (RFC 791 section 3.2).</summary>
+    public const int LeastPathMtuFloor = 68;
+
     private const int MaxDnsName = 253;
     private const int MaxDnsLabel = 63;
 
@@ -285,6 +288,43 @@ internal static class ConfigValues
             ? number.Value * scale
             : new Fault($"{ConfigText.Quote(text)} is not a time to busy-poll", "off, or 1us to 1000us, as 50us or 1ms");
     }
+
+    /// <summary>How a peer is asked whether it is there.</summary>
+    public static Parsed<Keepalive> Keepalive(string text)
+    {
+        if (text == "auto")
+            return Configuration.Keepalive.Auto;
+
+        if (text == "off")
+            return Configuration.Keepalive.Off;
+
+        bool isReturned = text.StartsWith(Configuration.Keepalive.ReturnPrefix, StringComparison.Ordinal);
+        string time = isReturned ? text[Configuration.Keepalive.ReturnPrefix.Length..] : text;
+        bool isMilliseconds = time.EndsWith("ms", StringComparison.Ordinal);
+        int scale = isMilliseconds ? 1 : time.EndsWith('s') ? 1000 : 0;
+        int least = isMilliseconds ? Configuration.Keepalive.Shortest : 1;
+        Parsed<int> number = scale == 0 ? default : Number(time[..^(isMilliseconds ? 2 : 1)], least, Configuration.Keepalive.Longest / scale, string.Empty);
+        return scale > 0 && number.Fault is null
+            ? new Keepalive(number.Value * scale, isReturned ? ProbeKind.ReturnPacket : ProbeKind.Echo)
+            : new Fault($"{ConfigText.Quote(text)} is not a keepalive", "auto, off, or 100ms to 600s, as 5s; for a router's kind gre:10s");
+    }
+
+    /// <summary>The word of what becomes of routes to a peer that is down.</summary>
+    public static Parsed<OnDown> OnDown(string text)
+    {
+        Parsed<int> word = Word(text, ReactionWords.OnDown, "what to do about a peer that is down", ReactionWords.OnDown);
+        return word.Fault is null ? (OnDown)word.Value : word.Fault;
+    }
+
+    /// <summary>The word of what to do about a closed port.</summary>
+    public static Parsed<OnRefused> OnRefused(string text)
+    {
+        Parsed<int> word = Word(text, ReactionWords.OnRefused, "what to do about a closed port", ReactionWords.OnRefused);
+        return word.Fault is null ? (OnRefused)word.Value : word.Fault;
+    }
+
+    /// <summary>The smallest inner packet that path MTU discovery may end at.</summary>
+    public static Parsed<int> PathMtuFloor(string text) => Number(text, LeastPathMtuFloor, ushort.MaxValue, "a floor for path MTUs");
 
     /// <summary>An outer DSCP: null for "copy".</summary>
     public static Parsed<byte?> Dscp(string text) => ByteOr(text, OuterHeaderWords.Copy, 0, 63, "a DSCP");

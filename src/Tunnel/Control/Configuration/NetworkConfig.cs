@@ -10,6 +10,12 @@ internal sealed record InterfaceConfig
 
     /// <summary>The device's MTU in bytes, 576 to 65535; null follows the underlay and the encapsulation.</summary>
     public int? Mtu { get; init; }
+
+    /// <summary>The smallest GMTU that path MTU discovery may end at, in bytes; what claims less is not believed.</summary>
+    public int PathMtuFloor { get; init; } = DefaultPathMtuFloor;
+
+    /// <summary>What every IPv4 host takes (RFC 791 section 3.1), less the largest header that stands before it.</summary>
+    public const int DefaultPathMtuFloor = 512;
 }
 
 /// <summary>How the network crosses the underlay.</summary>

@@ -70,6 +70,15 @@ internal sealed record PeerConfig
     /// <summary>Whether its packets must have checksum and sequence number just as ours to it.</summary>
     public bool Strict { get; init; }
 
+    /// <summary>How it is asked whether it is there.</summary>
+    public Keepalive Keepalive { get; init; } = Keepalive.Auto;
+
+    /// <summary>What becomes of its routes while it is down.</summary>
+    public OnDown OnDown { get; init; }
+
+    /// <summary>What to do where its host says that nobody listens at its UDP port.</summary>
+    public OnRefused OnRefused { get; init; }
+
     /// <summary>Where the settings come from.</summary>
     public PeerOrigin Origin { get; init; }
 

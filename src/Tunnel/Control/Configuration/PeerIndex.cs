@@ -181,12 +181,12 @@ internal sealed class PeerIndex(NetworkConfig network)
             return;
         }
 
-        if (_subnets.TryGetValue(subnet, out PeerConfig? other))
+        if (_subnets.TryGetValue(subnet, out PeerConfig? other) && (peer.OnDown != OnDown.Withdraw || other.OnDown != OnDown.Withdraw))
         {
             report.Conflict(
                 field,
                 $"subnet {subnet} is already that of {DescribeSubnet(other, subnet)}",
-                "a subnet is behind one peer; a longer prefix in it may be behind another");
+                "a subnet is behind one peer; a longer prefix in it may be behind another, or both may say on-down: withdraw");
             return;
         }
 

@@ -8,7 +8,7 @@ namespace Tunnel.Control.Configuration;
 internal static class PeerReader
 {
     /// <summary>The keys of a peer in YAML.</summary>
-    public static readonly string[] Keys = ["endpoint", "subnets", "encapsulation", "key", "checksum", "sequence", "dscp", "ecn", "ttl", "pmtud", "strict"];
+    public static readonly string[] Keys = ["endpoint", "subnets", "encapsulation", "key", "checksum", "sequence", "dscp", "ecn", "ttl", "pmtud", "strict", "keepalive", "on-down", "on-refused"];
 
     /// <summary>The keys of a peer in JSON.</summary>
     public static readonly string[] RequestKeys = [.. Keys, "ephemeral"];
@@ -96,6 +96,15 @@ internal static class PeerReader
         if (map.DropNothing("strict"))
             peer = peer with { Strict = false };
 
+        if (map.DropNothing("keepalive"))
+            peer = peer with { Keepalive = Keepalive.Auto };
+
+        if (map.DropNothing("on-down"))
+            peer = peer with { OnDown = OnDown.Keep };
+
+        if (map.DropNothing("on-refused"))
+            peer = peer with { OnRefused = OnRefused.Stop };
+
         if (map.DropNothing("ephemeral"))
             peer = peer with { Origin = PeerOrigin.Stored };
 
@@ -156,6 +165,15 @@ internal static class PeerReader
 
         if (map.TryReadBoolean("strict", out bool strict))
             peer = peer with { Strict = strict };
+
+        if (map.TryRead("keepalive", ConfigValues.Keepalive, out Keepalive keepalive))
+            peer = peer with { Keepalive = keepalive };
+
+        if (map.TryRead("on-down", ConfigValues.OnDown, out OnDown onDown))
+            peer = peer with { OnDown = onDown };
+
+        if (map.TryRead("on-refused", ConfigValues.OnRefused, out OnRefused onRefused))
+            peer = peer with { OnRefused = onRefused };
 
         peer = peer with { Outer = ReadOuter(map, peer.Outer) };
         return scope.IsRefused ? null : peer with { Source = scope.Positions };

@@ -118,6 +118,15 @@ internal sealed class PeerStore(string configPath, Action<string> syncDirectory)
         if (peer.Strict)
             yaml.Append("strict: true\n");
 
+        if (peer.Keepalive != Keepalive.Auto)
+            yaml.Append($"keepalive: {peer.Keepalive}\n");
+
+        if (peer.OnDown != OnDown.Keep)
+            yaml.Append($"on-down: {peer.OnDown.ToWord()}\n");
+
+        if (peer.OnRefused != OnRefused.Stop)
+            yaml.Append($"on-refused: {peer.OnRefused.ToWord()}\n");
+
         return yaml.ToString();
     }
 

@@ -1,0 +1,448 @@
+using System.Diagnostics;
+using System.Security.Cryptography;
+using Microsoft.Extensions.Logging;
+using Tunnel.Control.Configuration;
+using Tunnel.Dataplane;
+using Tunnel.Wire;
+
+namespace Tunnel.Control.Monitoring;
+
+/// <summary>
+/// Watches over all peers of a network: sends their questions by way of the packet threads, takes the answers, and tells what has changed: to
+/// the packet threads' targets, to events and log, and to whoever makes routes. Runs on the thread pool, one turn at a time; what it says of
+/// peers may be read from any thread.
+/// </summary>
+internal sealed partial class NetworkMonitor : IAsyncDisposable
+{
+    // While nothing is waited for, and while an answer is.
+    private static readonly TimeSpan Pace = TimeSpan.FromMilliseconds(500);
+    private static readonly TimeSpan QuickPace = TimeSpan.FromMilliseconds(50);
+
+    // A stranger who goes on is told of again after this long, in milliseconds.
+    private const long StrangerSilence = 600_000;
+    private const int MostStrangers = 64;
+
+    private readonly ProbeExchange _probes;
+    private readonly Func<NetworkState> _network;
+    private readonly Action _wake;
+    private readonly Action _pathsChanged;
+    private readonly EventStream _events;
+    private readonly TimeProvider _time;
+    private readonly ILogger _log;
+    private readonly Lock _lock = new();
+    private readonly Dictionary<string, Watched> _peers = new(StringComparer.Ordinal);
+    private readonly Dictionary<InetAddress, long> _strangers = [];
+    private readonly CancellationTokenSource _stop = new();
+    private NetworkState? _known;
+    private Task _turning = Task.CompletedTask;
+    private bool _hasAsked;
+
+    /// <summary>Prepares to watch; <see cref="Start"/> starts.</summary>
+    /// <param name="probes">Between here and the packet threads.</param>
+    /// <param name="network">The network as it is now.</param>
+    /// <param name="wake">Wakes the worker that sends questions.</param>
+    /// <param name="pathsChanged">Is told that path MTUs or withdrawn routes differ from what is in force.</param>
+    /// <param name="events">Where changes are told.</param>
+    /// <param name="time">The clock.</param>
+    /// <param name="log">The log.</param>
+    public NetworkMonitor(
+        ProbeExchange probes,
+        Func<NetworkState> network,
+        Action wake,
+        Action pathsChanged,
+        EventStream events,
+        TimeProvider time,
+        ILogger log)
+    {
+        _probes = probes;
+        _network = network;
+        _wake = wake;
+        _pathsChanged = pathsChanged;
+        _events = events;
+        _time = time;
+        _log = log;
+    }
+
+    /// <summary>Begins to watch.</summary>
+    public void Start() => _turning = TurnAsync();
+
+    /// <summary>What is known of a peer; null where it is not watched (yet).</summary>
+    public PeerHealth? HealthOf(string peer)
+    {
+        lock (_lock)
+        {
+            return _peers.GetValueOrDefault(peer)?.Monitor.Health(Now);
+        }
+    }
+
+    /// <summary>A router says that packets to an endpoint are too long.</summary>
+    /// <param name="target">The peer's place.</param>
+    /// <param name="mtu">What it takes, in bytes, outer header included.</param>
+    public void HearTooBig(UnderlayTarget target, int mtu)
+    {
+        lock (_lock)
+        {
+            if (Find(target) is Watched watched)
+            {
+                watched.Monitor.Path?.HearTooBig(mtu, Now);
+            }
+        }
+    }
+
+    /// <summary>A router, or the peer's host, says that packets to an endpoint do not arrive.</summary>
+    /// <param name="target">The peer's place.</param>
+    /// <param name="complaint">What it says, for people.</param>
+    public void HearUnreachable(UnderlayTarget target, string complaint)
+    {
+        lock (_lock)
+        {
+            Find(target)?.Monitor.HearUnreachable(complaint, Now);
+        }
+    }
+
+    /// <summary>
+    /// A peer's host says that nobody listens at its UDP port. Nothing is sent there any more until something comes from it, or somebody changes the
+    /// configuration, unless that says otherwise (RFC 8086 section 9).
+    /// </summary>
+    /// <param name="target">The peer's place.</param>
+    public void HearRefused(UnderlayTarget target)
+    {
+        lock (_lock)
+        {
+            if (Find(target) is not Watched watched || target.UdpPort == 0 || target.Refuses)
+            {
+                return;
+            }
+
+            string name = watched.Entry.Config.Name;
+            watched.Monitor.HearUnreachable($"{target.Endpoint} says: nobody listens at UDP port {target.UdpPort}", Now);
+            if (watched.Entry.Config.OnRefused == OnRefused.Stop)
+            {
+                target.Refuses = true;
+                watched.RefusedAt = Now;
+                string detail = $"nobody listens at {target.Endpoint} port {target.UdpPort}; nothing is sent until something comes from it, or: tunnelctl reload";
+                _events.Publish("peer-refuses", name, detail);
+                LogRefuses(name, detail);
+            }
+        }
+    }
+
+    /// <summary>One look at everything. For the loop, and for tests.</summary>
+    /// <returns>Whether an answer is waited for, so that the next turn should come soon.</returns>
+    public bool Turn()
+    {
+        lock (_lock)
+        {
+            Follow(_network());
+            TakeAnswers();
+            TellStrangers();
+            bool isBusy = false;
+            bool changed = false;
+            _hasAsked = false;
+            foreach (Watched watched in _peers.Values)
+            {
+                changed |= Advance(watched);
+                isBusy |= watched.Monitor.IsBusy;
+            }
+
+            if (_hasAsked)
+            {
+                _wake();
+            }
+
+            if (changed)
+            {
+                _pathsChanged();
+            }
+
+            return isBusy;
+        }
+    }
+
+    /// <summary>Ends.</summary>
+    public async ValueTask DisposeAsync()
+    {
+        await _stop.CancelAsync();
+        await _turning;
+        _stop.Dispose();
+    }
+
+    private long Now => (long)_time.GetElapsedTime(0).TotalMilliseconds;
+
+    private async Task TurnAsync()
+    {
+        using var timer = new PeriodicTimer(Pace, _time);
+        try
+        {
+            do
+            {
+                timer.Period = TryTurn() ? QuickPace : Pace;
+            }
+            while (await timer.WaitForNextTickAsync(_stop.Token));
+        }
+        catch (OperationCanceledException)
+        {
+            // The network stops.
+        }
+    }
+
+    private bool TryTurn()
+    {
+        try
+        {
+            return Turn();
+        }
+#pragma warning disable CA1031 // A bug here must not end the watch for the rest of the process's life.
+        catch (Exception bug)
+#pragma warning restore CA1031
+        {
+            LogBug(bug);
+            return false;
+        }
+    }
+
+    private Watched? Find(UnderlayTarget target) => _peers.Values.FirstOrDefault(watched => ReferenceEquals(watched.Entry.Peer.Target, target));
+
+    // Who is watched, and with what settings.
+    private void Follow(NetworkState state)
+    {
+        if (ReferenceEquals(state, _known))
+        {
+            return;
+        }
+
+        bool isDecided = !ReferenceEquals(state.Config, _known?.Config);
+        _known = state;
+        var gone = new HashSet<string>(_peers.Keys, StringComparer.Ordinal);
+        foreach (PeerEntry entry in state.Peers)
+        {
+            gone.Remove(entry.Config.Name);
+            Watched? before = _peers.GetValueOrDefault(entry.Config.Name);
+            if (before is null || !before.IsSame(entry, state.Config))
+            {
+                _peers[entry.Config.Name] = Watch(entry, state.Config);
+            }
+            else
+            {
+                before.Entry = entry;
+                before.Monitor.Path?.SetCeiling(entry.LinkMtu, Now);
+                before.FollowKernel(entry.LearntMtu, Now);
+            }
+
+            // Somebody has looked at the configuration.
+            entry.Peer.Target.Refuses &= !isDecided;
+        }
+
+        foreach (string name in gone)
+        {
+            _peers.Remove(name);
+        }
+    }
+
+    private Watched Watch(PeerEntry entry, NetworkConfig config)
+    {
+        UnderlayTarget target = entry.Peer.Target;
+        target.PathMtu = 0;
+        target.IsDown = false;
+        long now = Now;
+        int overhead = entry.Peer.Settings.Overhead;
+        PathMtuSearch? search = entry.Peer.IsReady && entry.FollowsPathMtu
+            ? new PathMtuSearch(entry.LinkMtu, config.Interface.PathMtuFloor + overhead, now)
+            : null;
+        if (search is not null && entry.LearntMtu > 0)
+        {
+            search.HearTooBig(entry.LearntMtu, now);
+        }
+
+        string name = entry.Config.Name;
+        ulong firstToken = BitConverter.ToUInt64(RandomNumberGenerator.GetBytes(sizeof(ulong)));
+        var monitor = new PeerMonitor(entry.Config.Keepalive, search, firstToken, now, (kind, token, length) => Ask(name, kind, token, length));
+        return new Watched(entry, monitor, config.Interface.PathMtuFloor);
+    }
+
+    private void Ask(string name, ProbeKind kind, ulong token, int length)
+    {
+        Peer peer = _peers[name].Entry.Peer;
+        int inner = length == 0 ? 0 : length - peer.Settings.Overhead;
+        _hasAsked |= _probes.Requests.TryAdd(new ProbeRequest(peer, kind, token, inner));
+    }
+
+    private void TakeAnswers()
+    {
+        foreach (HandoverRing<ProbeReply> replies in _probes.Replies)
+        {
+            while (replies.TryTake(out ProbeReply reply))
+            {
+                double roundTrip = (double)reply.RoundTrip / Stopwatch.Frequency * 1000;
+                Find(reply.Target)?.Monitor.HearAnswer(reply.Token, reply.Length, roundTrip, Now);
+            }
+        }
+    }
+
+    // Returns whether routes or lengths are to change.
+    private bool Advance(Watched watched)
+    {
+        PeerMonitor monitor = watched.Monitor;
+        Peer peer = watched.Entry.Peer;
+        if (!peer.IsReady)
+        {
+            return false;
+        }
+
+        long now = Now;
+        PeerState before = monitor.State;
+        long lastHeard = LastHeard(peer, now);
+        peer.Target.Refuses &= lastHeard <= watched.RefusedAt;
+        bool changed = monitor.Advance(now, lastHeard, peer.Target.TakeLarge());
+        if (monitor.State != before)
+        {
+            Tell(watched.Entry, before, monitor, now);
+        }
+
+        bool isDown = monitor.State == PeerState.Down;
+        bool routesChange = isDown != peer.Target.IsDown && watched.Entry.Config.OnDown == OnDown.Withdraw;
+        peer.Target.IsDown = isDown;
+
+        // Of a peer that can't be asked the kernel knows more.
+        int mtu = monitor.HasAnswered && monitor.Path is PathMtuSearch path ? path.Current : 0;
+        int mtuBefore = peer.Target.PathMtu;
+        peer.Target.PathMtu = mtu;
+        if (changed && mtuBefore != mtu && mtuBefore != 0)
+        {
+            string detail = $"{mtuBefore} to {mtu} bytes: inner packets of at most {mtu - peer.Settings.Overhead}";
+            _events.Publish("path-mtu", peer.Settings.Name, detail);
+            LogPathMtu(peer.Settings.Name, detail);
+        }
+
+        return routesChange || mtuBefore != mtu;
+    }
+
+    private void Tell(PeerEntry entry, PeerState before, PeerMonitor monitor, long now)
+    {
+        PeerHealth health = monitor.Health(now);
+        string detail = health.State switch
+        {
+            PeerState.Up when before is PeerState.Down or PeerState.Degraded => $"after {before.ToWord()}",
+            PeerState.Up => $"endpoint {entry.Address}",
+            PeerState.Degraded => health.Loss > 0 ? $"{health.Loss:P0} of the last questions were not answered" : "no answers",
+            PeerState.Down => $"endpoint {entry.Address} neither answers nor sends",
+            _ => "never answered",
+        };
+        detail = string.Join("; ", health.Problems.Prepend(detail));
+        string what = $"peer-{health.State.ToWord()}";
+        _events.Publish(what, entry.Config.Name, detail);
+        if (health.State == PeerState.Up)
+        {
+            LogUp(entry.Config.Name, detail);
+        }
+        else
+        {
+            LogState(entry.Config.Name, health.State.ToWord(), detail);
+        }
+    }
+
+    // The counters' clock is the system's, whatever the clock here is.
+    private static long LastHeard(Peer peer, long now)
+    {
+        long last = peer.Counters.Max(counters => Math.Max(counters.LastReceived, counters.LastMessage));
+        return last == 0 ? -1 : now - (Environment.TickCount64 - last);
+    }
+
+    // A peer whose address has changed is told of, never followed: whoever has the key would be the peer.
+    private void TellStrangers()
+    {
+        foreach (HandoverRing<Stranger> unknown in _probes.Unknown)
+        {
+            while (unknown.TryTake(out Stranger stranger))
+            {
+                TellStranger(stranger);
+            }
+        }
+    }
+
+    private void TellStranger(Stranger stranger)
+    {
+        long now = Now;
+        if (_known is null || (_strangers.TryGetValue(stranger.Source, out long until) && now < until))
+        {
+            return;
+        }
+
+        PeerConfig? peer = _known.Config.FindSubnet(stranger.InnerSource)?.Peer ??
+            (stranger.HasKey ? _known.Config.Peers.FirstOrDefault(config => config.Key?.In == stranger.Key) : null);
+        if (peer is null || (peer.Key?.In is uint key ? !stranger.HasKey || key != stranger.Key : stranger.HasKey))
+        {
+            return;
+        }
+
+        if (_strangers.Count >= MostStrangers)
+        {
+            _strangers.Clear();
+        }
+
+        _strangers[stranger.Source] = now + StrangerSilence;
+        string detail = $"packets like this peer's come from {stranger.Source} and are dropped; its endpoint is {peer.Endpoint}";
+        _events.Publish("peer-moved", peer.Name, detail);
+        LogMoved(peer.Name, detail);
+    }
+
+    [LoggerMessage(Level = LogLevel.Information, Message = "peer {Peer} is up: {Detail}")]
+    private partial void LogUp(string peer, string detail);
+
+    [LoggerMessage(Level = LogLevel.Warning, Message = "peer {Peer} is {State}: {Detail}")]
+    private partial void LogState(string peer, string state, string detail);
+
+    [LoggerMessage(Level = LogLevel.Information, Message = "path MTU to peer {Peer}: {Detail}")]
+    private partial void LogPathMtu(string peer, string detail);
+
+    [LoggerMessage(Level = LogLevel.Warning, Message = "peer {Peer} may have moved: {Detail}")]
+    private partial void LogMoved(string peer, string detail);
+
+    [LoggerMessage(Level = LogLevel.Warning, Message = "peer {Peer} refuses: {Detail}")]
+    private partial void LogRefuses(string peer, string detail);
+
+    [LoggerMessage(Level = LogLevel.Error, Message = "a bug in watching over the peers, will try again")]
+    private partial void LogBug(Exception bug);
+
+    private sealed class Watched(PeerEntry entry, PeerMonitor monitor, int floor)
+    {
+        private int _learntMtu = entry.LearntMtu;
+
+        public PeerEntry Entry { get; set; } = entry;
+
+        public PeerMonitor Monitor => monitor;
+
+        public long RefusedAt { get; set; }
+
+        // Whether what was found out still holds.
+        public bool IsSame(PeerEntry now, NetworkConfig config) =>
+            ReferenceEquals(now.Peer.Target, Entry.Peer.Target) && now.Config.Keepalive == Entry.Config.Keepalive &&
+            now.FollowsPathMtu == Entry.FollowsPathMtu && now.Peer.Settings.Local == Entry.Peer.Settings.Local && now.Peer.IsReady == Entry.Peer.IsReady && config.Interface.PathMtuFloor == floor;
+
+        // What the kernel has learnt counts when it learns it; it forgets later than we do.
+        public void FollowKernel(int learntMtu, long now)
+        {
+            if (learntMtu != _learntMtu)
+            {
+                _learntMtu = learntMtu;
+                if (learntMtu > 0)
+                {
+                    monitor.Path?.HearTooBig(learntMtu, now);
+                }
+            }
+        }
+    }
+}
+
+/// <summary>The words of <see cref="PeerState"/>.</summary>
+internal static class PeerStateWords
+{
+    /// <summary>The state's word, as the control API has it.</summary>
+    public static string ToWord(this PeerState state) => state switch
+    {
+        PeerState.Up => "up",
+        PeerState.Degraded => "degraded",
+        PeerState.Down => "down",
+        _ => "unknown",
+    };
+}

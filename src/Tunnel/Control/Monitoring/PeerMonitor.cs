@@ -1,0 +1,262 @@
+using System.Numerics;
+using Tunnel.Control.Configuration;
+using Tunnel.Dataplane;
+
+namespace Tunnel.Control.Monitoring;
+
+/// <summary>
+/// Watches over one peer: asks whether it is there, how long that takes, and how long packets may be. Times are milliseconds of any clock that
+/// only goes forward. Not thread-safe; does nothing by itself.
+/// </summary>
+internal sealed class PeerMonitor
+{
+    // How many of the last questions the loss is of.
+    private const int Window = 20;
+
+    // More than this lost, and the peer is not simply up.
+    private const double Tolerable = 0.2;
+
+    // Questions in a row without an answer.
+    private const int LostForDegraded = 2;
+    private const int LostForDown = 3;
+
+    private const long LongestPatience = 1_000;
+    private const long ShortestPatience = 150;
+
+    // A peer that has never answered is asked ever less often.
+    private const long LongestPause = 60_000;
+
+    // How long traffic of a peer that is not asked, or never answered, says that it is there; and how long a router's complaint is shown.
+    private const long Memory = 30_000;
+
+    private readonly Keepalive _keepalive;
+    private readonly Dictionary<ulong, (long SentAt, int Length)> _asked = [];
+    private readonly Action<ProbeKind, ulong, int> _send;
+    private ulong _nextToken;
+
+    private ulong _echo;
+    private long _echoAt;
+    private long _echoDeadline;
+    private long _pause;
+    private uint _lost;
+    private int _count;
+    private int _lostInARow;
+    private long _firstLostAt;
+    private bool _hasAnswered;
+    private double? _roundTrip;
+    private string? _complaint;
+    private long _complaintUntil;
+
+    /// <summary>Begins to watch.</summary>
+    /// <param name="keepalive">How the peer is asked.</param>
+    /// <param name="path">The search for its path MTU; null where there is to be none.</param>
+    /// <param name="firstToken">What the first question says; an attacker should not guess it.</param>
+    /// <param name="now">The time.</param>
+    /// <param name="send">Is called for each question: what with, its token, and its length in bytes (of the outer packet, for a path MTU; else 0).</param>
+    public PeerMonitor(Keepalive keepalive, PathMtuSearch? path, ulong firstToken, long now, Action<ProbeKind, ulong, int> send)
+    {
+        _keepalive = keepalive;
+        _send = send;
+        _nextToken = firstToken;
+        Path = path;
+        _echoAt = now;
+        _pause = keepalive.Milliseconds;
+        Since = now;
+    }
+
+    /// <summary>The search for the path MTU; null where there is none.</summary>
+    public PathMtuSearch? Path { get; }
+
+    /// <summary>Whether the peer is there.</summary>
+    public PeerState State { get; private set; }
+
+    /// <summary>Since when.</summary>
+    public long Since { get; private set; }
+
+    /// <summary>Whether it has answered ever, so that it can be asked how long packets may be.</summary>
+    public bool HasAnswered => _hasAnswered;
+
+    /// <summary>Whether an answer is waited for, so that it is worth looking soon.</summary>
+    public bool IsBusy => _echo != 0 || (Path?.IsBusy ?? false);
+
+    /// <summary>What is known now.</summary>
+    public PeerHealth Health(long now) => new(
+        State,
+        (now - Since) / 1000.0,
+        _roundTrip is double milliseconds ? TimeSpan.FromMilliseconds(milliseconds) : null,
+        _count == 0 ? null : Loss,
+        Path is { IsConfirmed: true },
+        _complaint is not null && now < _complaintUntil ? [_complaint] : []);
+
+    private double Loss => (double)BitOperations.PopCount(_lost) / Math.Max(_count, 1);
+
+    // Answers on a loaded host take their time; the wait must not last either.
+    private long Patience => Math.Clamp((long)((_roundTrip ?? LongestPatience) * 4), ShortestPatience, LongestPatience);
+
+    /// <summary>An answer came.</summary>
+    /// <param name="token">What its question said.</param>
+    /// <param name="length">The question's length as it arrived, in bytes.</param>
+    /// <param name="roundTrip">How long it took, in milliseconds.</param>
+    /// <param name="now">The time.</param>
+    public void HearAnswer(ulong token, int length, double roundTrip, long now)
+    {
+        if (!_asked.Remove(token, out (long SentAt, int Length) question))
+        {
+            // Too late, twice, or never asked.
+            return;
+        }
+
+        if (roundTrip >= 0 && roundTrip <= now - question.SentAt + 1)
+        {
+            _roundTrip = _roundTrip is double before ? before + ((roundTrip - before) / 8) : roundTrip;
+        }
+
+        _hasAnswered = true;
+        _lostInARow = 0;
+        if (token == _echo)
+        {
+            _echo = 0;
+            Record(isLost: false);
+            _pause = _keepalive.Milliseconds;
+            _echoAt = question.SentAt + _pause;
+        }
+
+        if (question.Length > 0 && length > 0)
+        {
+            Path?.HearAnswer(question.Length);
+        }
+    }
+
+    /// <summary>A router, or the peer's host, has said that packets don't arrive.</summary>
+    /// <param name="complaint">What it said, for people.</param>
+    /// <param name="now">The time.</param>
+    public void HearUnreachable(string complaint, long now)
+    {
+        (_complaint, _complaintUntil) = (complaint, now + Memory);
+        if (_keepalive.Milliseconds > 0 && _echo == 0)
+        {
+            _echoAt = now;
+        }
+    }
+
+    /// <summary>Looks at the time, asks what is to be asked, and says what has changed.</summary>
+    /// <param name="now">The time.</param>
+    /// <param name="lastHeard">When the last packet or message of the peer came; negative for never.</param>
+    /// <param name="isUsed">Whether large packets have been sent to it since the last call.</param>
+    /// <returns>Whether <see cref="State"/> or the path MTU in force has changed.</returns>
+    public bool Advance(long now, long lastHeard, bool isUsed)
+    {
+        PeerState before = State;
+        int mtuBefore = Path?.Current ?? 0;
+        AdvanceEcho(now, lastHeard);
+        if (_hasAnswered && State != PeerState.Down)
+        {
+            Path?.Advance(now, Patience, isUsed, length => Ask(ProbeKind.Echo, length, now));
+        }
+
+        ForgetOld(now);
+        Judge(now, lastHeard);
+        return State != before || mtuBefore != (Path?.Current ?? 0);
+    }
+
+    private void AdvanceEcho(long now, long lastHeard)
+    {
+        if (_keepalive.Milliseconds == 0)
+        {
+            return;
+        }
+
+        if (_echo != 0 && now >= _echoDeadline)
+        {
+            _asked.Remove(_echo);
+            _echo = 0;
+            Record(isLost: true);
+            if (_lostInARow++ == 0)
+            {
+                _firstLostAt = now - Patience;
+            }
+
+            // Asked again at once until it is clear; then as usual, and whoever never answered less and less.
+            bool isClear = _lostInARow >= LostForDown;
+            if (isClear && !_hasAnswered && !_keepalive.IsDemanded)
+            {
+                _pause = Math.Min(_pause * 2, LongestPause);
+            }
+
+            _echoAt = isClear ? now + _pause : now;
+        }
+
+        if (_echo == 0 && now >= _echoAt)
+        {
+            _echo = Ask(_keepalive.Kind, 0, now);
+            _echoDeadline = now + Math.Min(LongestPatience, Math.Max(Patience, _keepalive.Milliseconds));
+        }
+    }
+
+    private void Judge(long now, long lastHeard)
+    {
+        bool isHeard = lastHeard >= 0 && now - lastHeard < Memory;
+        if (_hasAnswered || _keepalive.IsDemanded)
+        {
+            bool hasSentSince = lastHeard >= _firstLostAt;
+            if (_lostInARow >= LostForDown)
+            {
+                Become(hasSentSince ? PeerState.Degraded : PeerState.Down, now);
+            }
+            else if (_lostInARow >= LostForDegraded && State != PeerState.Down)
+            {
+                Become(PeerState.Degraded, now);
+            }
+            else if (_lostInARow == 0 && _hasAnswered)
+            {
+                Become(Loss > Tolerable && _count >= Window / 2 ? PeerState.Degraded : PeerState.Up, now);
+            }
+        }
+        else
+        {
+            Become(isHeard ? PeerState.Up : PeerState.Unknown, now);
+        }
+    }
+
+    private void Become(PeerState state, long now)
+    {
+        if (state != State)
+        {
+            (State, Since) = (state, now);
+            if (state == PeerState.Up)
+            {
+                _complaint = null;
+            }
+        }
+    }
+
+    private void Record(bool isLost)
+    {
+        const uint mask = (1u << Window) - 1;
+        _lost = ((_lost << 1) | (isLost ? 1u : 0u)) & mask;
+        _count = Math.Min(_count + 1, Window);
+    }
+
+    private ulong Ask(ProbeKind kind, int length, long now)
+    {
+        ulong token = _nextToken++;
+        _asked[token] = (now, length);
+        _send(kind, token, length);
+        return token;
+    }
+
+    // What comes later than this is no answer any more.
+    private void ForgetOld(long now)
+    {
+        if (_asked.Count > 0)
+        {
+            foreach ((ulong token, (long sentAt, _)) in _asked)
+            {
+                if (now - sentAt > 2 * LongestPatience)
+                {
+                    _asked.Remove(token);
+                }
+            }
+        }
+    }
+}
