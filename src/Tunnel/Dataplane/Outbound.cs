@@ -93,7 +93,7 @@ public sealed class Outbound
         }
 
         uint destination = packet.Destination.Ipv4;
-        Peer? peer = FindReceiver(routing.Routes.LookupIpv4(destination), isMulticast: destination >= 0xe000_0000, packet.TimeToLive);
+        Peer? peer = FindReceiver(routing.Routes.LookupIpv4(destination), isMulticast: destination >= 0xe000_0000, packet.TimeToLive, packet.Source);
         if (peer is null)
         {
             return;
@@ -114,7 +114,7 @@ public sealed class Outbound
         }
 
         UInt128 destination = packet.Destination.Bits;
-        Peer? peer = FindReceiver(routing.Routes.LookupIpv6(destination), isMulticast: destination >> 120 == 0xff, packet.HopLimit);
+        Peer? peer = FindReceiver(routing.Routes.LookupIpv6(destination), isMulticast: destination >> 120 == 0xff, packet.HopLimit, packet.Source);
         if (peer is null)
         {
             return;
@@ -127,7 +127,7 @@ public sealed class Outbound
     }
 
     // 3: the receiver, or the reason why there is none.
-    private Peer? FindReceiver(Peer? found, bool isMulticast, byte timeToLive)
+    private Peer? FindReceiver(Peer? found, bool isMulticast, byte timeToLive, InetAddress source)
     {
         if (isMulticast)
         {
@@ -150,6 +150,12 @@ public sealed class Outbound
         if (!found.IsReady)
         {
             found.Counters[_worker].CountDrop(DropReason.PeerNotReady);
+            return null;
+        }
+
+        if (source == found.Settings.Local || source == found.Settings.Endpoint)
+        {
+            found.Counters[_worker].CountDrop(DropReason.InnerSourceIsEndpoint);
             return null;
         }
 
