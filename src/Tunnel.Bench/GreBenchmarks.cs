@@ -34,14 +34,14 @@ public class GreBenchmarks
     [Benchmark]
     public byte EmitOuterAndPlainGre()
     {
-        _plainPeer.WriteOuterHeaders(_packet.AsSpan(_fullPeer.Overhead - _plainPeer.Overhead), EtherType.Ipv4);
+        _plainPeer.WriteOuterHeaders(_packet.AsSpan(_fullPeer.Overhead - _plainPeer.Overhead), EtherType.Ipv4, default);
         return _packet[^1];
     }
 
     [Benchmark]
     public byte EmitOuterAndKeyedGreWithSequence()
     {
-        _fullPeer.WriteOuterHeaders(_packet, EtherType.Ipv4);
+        _fullPeer.WriteOuterHeaders(_packet, EtherType.Ipv4, default);
         return _packet[^1];
     }
 }

@@ -24,9 +24,15 @@ public static class Overlay
         bool checksum = false,
         bool sequence = false,
         int gmtu = 1476,
-        ushort udpPort = 0)
+        ushort udpPort = 0,
+        OuterHeaderOptions? outer = null,
+        bool strict = false)
     {
-        var settings = new PeerSettings(name, Address(endpoint), Address(local), keyIn, keyOut, checksum, sequence, gmtu, udpPort);
+        var settings = new PeerSettings(name, Address(endpoint), Address(local), keyIn, keyOut, checksum, sequence, gmtu, udpPort)
+        {
+            Outer = outer ?? OuterHeaderOptions.Default,
+            IsStrict = strict,
+        };
         return new Peer(settings, [new PeerCounters()], new SequenceState());
     }
 

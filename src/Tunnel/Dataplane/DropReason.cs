@@ -23,6 +23,12 @@ public enum DropReason
     /// <summary>No peer's subnets hold the inner destination.</summary>
     NoRoute,
 
+    /// <summary>
+    /// The inner source is an end of the peer's tunnel, this host's or the peer's: a packet of ours or of the peer's that has strayed into the overlay
+    /// (RFC 2003 section 3.2).
+    /// </summary>
+    InnerSourceIsEndpoint,
+
     /// <summary>Larger than the peer's GMTU and not to be fragmented; the sender got Fragmentation Needed or Packet Too Big.</summary>
     ExceedsGmtu,
 
@@ -70,8 +76,20 @@ public enum DropReason
     /// <summary>The outer source is a peer's endpoint, but the key differs, is missing, or is not expected (RFC 2890 section 2.1).</summary>
     KeyMismatch,
 
+    /// <summary>The peer is strict and uses checksums, and there is none.</summary>
+    ChecksumAbsent,
+
+    /// <summary>The peer is strict and uses no checksums, and there is one.</summary>
+    ChecksumUnexpected,
+
     /// <summary>The GRE checksum is wrong (RFC 2784 section 2.2).</summary>
     ChecksumMismatch,
+
+    /// <summary>The peer is strict and uses sequence numbers, and there is none.</summary>
+    SequenceAbsent,
+
+    /// <summary>The peer is strict and uses no sequence numbers, and there is one.</summary>
+    SequenceUnexpected,
 
     /// <summary>The sequence number was seen or is older than the last (RFC 2890 section 2.2).</summary>
     SequenceOld,

@@ -379,9 +379,20 @@ public sealed class Inbound
     // since only an otherwise good packet says something about the host's settings.
     private bool Passes(in GreView gre, Peer peer, CoalescingVerdict verdict)
     {
+        PeerSettings settings = peer.Settings;
+        if (settings.IsStrict && gre.HasChecksum != settings.UsesChecksum)
+        {
+            return Refuse(peer, gre.HasChecksum ? DropReason.ChecksumUnexpected : DropReason.ChecksumAbsent);
+        }
+
         if (verdict == CoalescingVerdict.Ordinary && !gre.IsChecksumValid)
         {
             return Refuse(peer, DropReason.ChecksumMismatch);
+        }
+
+        if (settings.IsStrict && gre.HasSequence != settings.UsesSequence)
+        {
+            return Refuse(peer, gre.HasSequence ? DropReason.SequenceUnexpected : DropReason.SequenceAbsent);
         }
 
         // Several workers receive a peer's packets in no common order.

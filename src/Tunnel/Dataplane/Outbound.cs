@@ -119,7 +119,7 @@ public sealed class Outbound
         }
 
         uint destination = packet.Destination.Ipv4;
-        Peer? peer = FindReceiver(routing.Routes.LookupIpv4(destination), isMulticast: destination >= 0xe000_0000, packet.TimeToLive);
+        Peer? peer = FindReceiver(routing.Routes.LookupIpv4(destination), isMulticast: destination >= 0xe000_0000, packet.TimeToLive, packet.Source);
         if (peer is null)
         {
             return;
@@ -140,7 +140,7 @@ public sealed class Outbound
         }
 
         UInt128 destination = packet.Destination.Bits;
-        Peer? peer = FindReceiver(routing.Routes.LookupIpv6(destination), isMulticast: destination >> 120 == 0xff, packet.HopLimit);
+        Peer? peer = FindReceiver(routing.Routes.LookupIpv6(destination), isMulticast: destination >> 120 == 0xff, packet.HopLimit, packet.Source);
         if (peer is null)
         {
             return;
@@ -153,7 +153,7 @@ public sealed class Outbound
     }
 
     // 3: the receiver, or the reason why there is none.
-    private Peer? FindReceiver(Peer? found, bool isMulticast, byte timeToLive)
+    private Peer? FindReceiver(Peer? found, bool isMulticast, byte timeToLive, InetAddress source)
     {
         if (isMulticast)
         {
@@ -182,6 +182,12 @@ public sealed class Outbound
         if (found.Target.Refuses)
         {
             found.Counters[_worker].CountDrop(DropReason.EndpointRefuses);
+            return null;
+        }
+
+        if (source == found.Settings.Local || source == found.Settings.Endpoint)
+        {
+            found.Counters[_worker].CountDrop(DropReason.InnerSourceIsEndpoint);
             return null;
         }
 

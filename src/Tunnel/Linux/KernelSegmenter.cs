@@ -27,11 +27,12 @@ internal sealed unsafe class KernelSegmenter : IDisposable
     private const uint Flows = 4096;
     private const int LongestOuter = Ipv4Header.Length + GreHeader.MinLength + 4;
 
-    // Where the mark has the number of the map's entry: the destination address.
+    // Where the mark has the number of the map's entry: the destination address. The rest of it but for the source says what outer headers of one
+    // target differ in: traffic class, identification, DF, TTL.
     private const int MarkEntry = 16;
 
-    // An entry of the map: device, sum of the outer IP header without its length, length of the outer headers, then those behind an Ethernet
-    // header. Length 0: the packet has them already.
+    // An entry of the map: device, sum of the outer IP header without its length and without what the mark says, length of the outer headers, then
+    // those behind an Ethernet header. Length 0: the packet has them already.
     private const int SlotLink = 0;
     private const int SlotSum = 4;
     private const int SlotOuterLength = 8;
@@ -118,7 +119,7 @@ internal sealed unsafe class KernelSegmenter : IDisposable
             own.Remember(slot, outer, neighbor);
         }
 
-        packet.Result = own.Write(entry, pieces, outer.Length, isUdp ? InUdp(packet.Offload, pieces[0].Length) : packet.Offload);
+        packet.Result = own.Write(entry, pieces, outer, isUdp ? InUdp(packet.Offload, pieces[0].Length) : packet.Offload);
         if (!isUdp && packet.Offload.Gso != GsoType.None)
         {
             own.Use(packet.FlowHash);
@@ -168,6 +169,7 @@ internal sealed unsafe class KernelSegmenter : IDisposable
         const int Headers = -56;
         const int Outer = Headers + EthernetLength;
         const int Key = -8;
+        const int Mark = Headers - 8;
         const int Grow = Uapi.BPF_F_ADJ_ROOM_FIXED_GSO | Uapi.BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | Uapi.BPF_F_ADJ_ROOM_ENCAP_L4_GRE;
 
         // struct __sk_buff
@@ -185,7 +187,11 @@ internal sealed unsafe class KernelSegmenter : IDisposable
             .Load(Uapi.BPF_B, 4, 2, 9).JumpIf(Uapi.BPF_JNE, 4, IpProtocol.Gre, "pass")
             .Load(Uapi.BPF_W, 4, 2, 12).JumpIf(Uapi.BPF_JNE, 4, 0, "pass")
 
-            // The entry's number, and the inner version behind the mark.
+            // What the mark says for the outer header, the entry's number, and the inner version behind the mark.
+            .Load(Uapi.BPF_H, 4, 2, 0).Store(Uapi.BPF_H, Stack, Mark, 4)
+            .Load(Uapi.BPF_H, 4, 2, 4).Store(Uapi.BPF_H, Stack, Mark + 2, 4)
+            .Load(Uapi.BPF_H, 4, 2, 6).Store(Uapi.BPF_H, Stack, Mark + 4, 4)
+            .Load(Uapi.BPF_H, 4, 2, 8).Store(Uapi.BPF_H, Stack, Mark + 6, 4)
             .Load(Uapi.BPF_W, 4, 2, MarkEntry).Store(Uapi.BPF_W, Stack, Key, 4)
             .Load(Uapi.BPF_B, Scratch, 2, Ipv4Header.Length).Compute(Uapi.BPF_RSH, Scratch, 4)
             .LoadMap(1, map).Move(2, Stack).Compute(Uapi.BPF_ADD, 2, Key).Call(Uapi.BPF_FUNC_map_lookup_elem)
@@ -214,7 +220,13 @@ internal sealed unsafe class KernelSegmenter : IDisposable
             // Total length and header checksum.
             .Load(Uapi.BPF_W, Scratch, Packet, PacketLength).ComputeWith(Uapi.BPF_ADD, Scratch, Length)
             .Move(1, Scratch).ToNetwork16(1).Store(Uapi.BPF_H, Stack, Outer + Ipv4Header.TotalLengthOffset, 1)
-            .Load(Uapi.BPF_W, 1, Slot, SlotSum).ComputeWith(Uapi.BPF_ADD, 1, Scratch)
+            .Load(Uapi.BPF_W, 1, Slot, SlotSum).ComputeWith(Uapi.BPF_ADD, 1, Scratch);
+        foreach ((int from, int to) in new[] { (0, 0), (2, Ipv4Header.IdentificationOffset), (4, Ipv4Header.FlagsOffset), (6, 8) })
+        {
+            program.Load(Uapi.BPF_H, 2, Stack, Mark + from).Store(Uapi.BPF_H, Stack, Outer + to, 2).ToNetwork16(2).ComputeWith(Uapi.BPF_ADD, 1, 2);
+        }
+
+        program
             .Move(2, 1).Compute(Uapi.BPF_RSH, 2, 16).Compute(Uapi.BPF_AND, 1, 0xffff).ComputeWith(Uapi.BPF_ADD, 1, 2)
             .Move(2, 1).Compute(Uapi.BPF_RSH, 2, 16).Compute(Uapi.BPF_AND, 1, 0xffff).ComputeWith(Uapi.BPF_ADD, 1, 2)
             .Compute(Uapi.BPF_XOR, 1, 0xffff).ToNetwork16(1).Store(Uapi.BPF_H, Stack, Outer + Ipv4Header.ChecksumOffset, 1)
@@ -262,8 +274,7 @@ internal sealed unsafe class KernelSegmenter : IDisposable
         BinaryPrimitives.WriteUInt16BigEndian(ethernet[12..], EtherType.Ipv4);
         outer.CopyTo(headers);
 
-        headers.Slice(Ipv4Header.TotalLengthOffset, 2).Clear();
-        headers.Slice(Ipv4Header.ChecksumOffset, 2).Clear();
+        headers[..12].Clear();
         MemoryMarshal.Write(bytes[SlotLink..], neighbor.LinkIndex);
         MemoryMarshal.Write(bytes[SlotSum..], (uint)InternetChecksum.Sum(headers[..Ipv4Header.Length]));
         MemoryMarshal.Write(bytes[SlotOuterLength..], outer.Length);
@@ -323,7 +334,7 @@ internal sealed unsafe class KernelSegmenter : IDisposable
 
         public void Use(uint flowHash) => _uses[flowHash % Flows] = Environment.TickCount64;
 
-        // Total length and checksum differ in every packet; the rest of the headers tells whether the peer's settings have changed.
+        // The mark and the program write the first 12 bytes; the rest of the headers tells whether the peer's settings have changed.
         public bool IsDescribed(int slot, ReadOnlySpan<byte> outer, LinkNeighbor neighbor)
         {
             if (!ReferenceEquals(_neighbors[slot], neighbor))
@@ -341,9 +352,16 @@ internal sealed unsafe class KernelSegmenter : IDisposable
             outer.CopyTo(Outer(slot, outer.Length));
         }
 
-        // The offload counts from behind the bytes that are skipped; there the mark comes instead.
-        public TransmitResult Write(int entry, ReadOnlySpan<Piece> pieces, int skip, in Offload offload)
+        // The offload counts from behind the outer headers; there the mark comes instead, which says what the program can't know.
+        public TransmitResult Write(int entry, ReadOnlySpan<Piece> pieces, ReadOnlySpan<byte> outer, in Offload offload)
         {
+            if (!outer.IsEmpty)
+            {
+                outer[..2].CopyTo(_mark.Array);
+                outer[Ipv4Header.IdentificationOffset..10].CopyTo(_mark.Array.AsSpan(Ipv4Header.IdentificationOffset));
+            }
+
+            int skip = outer.Length;
             MemoryMarshal.Write(_mark.Slice(MarkEntry, sizeof(int)), entry);
             _write.Clear();
             _write.Add(new Piece(_mark, 0, Ipv4Header.Length), offload.Gso == GsoType.None ? default : offload with

@@ -20,13 +20,14 @@ internal sealed unsafe class UdpSender : IDisposable
     private const int FirstPort = 49_152;
     private const int PortTries = 200;
 
-    private static readonly int ControlSize = CMSG_SPACE(sizeof(ushort));
+    // The size of datagrams, the traffic class, the TTL.
+    private static readonly int ControlSize = CMSG_SPACE(sizeof(int));
+    private static readonly int ControlsSize = 3 * ControlSize;
 
     private readonly bool _isIpv6;
     private readonly OffloadState _offloads;
     private readonly FileDescriptor[] _descriptors;
-    private readonly MessageSender[] _messages;
-    private readonly ushort[] _ports;
+    private readonly Port[] _ports;
     private readonly PinnedArray<sockaddr_in6> _destinations = new(MessageSender.MaxMessages);
     private readonly PinnedArray<byte> _controls;
     private readonly GatherBatch _single = new(1, 8);
@@ -41,18 +42,17 @@ internal sealed unsafe class UdpSender : IDisposable
     {
         _isIpv6 = isIpv6;
         _offloads = offloads;
-        _controls = new PinnedArray<byte>(MessageSender.MaxMessages * ControlSize);
+        _controls = new PinnedArray<byte>(MessageSender.MaxMessages * ControlsSize);
         _descriptors = new FileDescriptor[sourcePort is null ? PortCount : 1];
-        _messages = new MessageSender[_descriptors.Length];
-        _ports = new ushort[_descriptors.Length];
+        _ports = new Port[_descriptors.Length];
         try
         {
             for (int i = 0; i < _descriptors.Length; i++)
             {
                 _descriptors[i] = UdpSocket.Open(isIpv6);
-                _ports[i] = SetUp(_descriptors[i].Number, local, sourcePort);
-                _messages[i] = new MessageSender(_descriptors[i].Number);
-                LinkMessages(_messages[i]);
+                int fd = _descriptors[i].Number;
+                _ports[i] = new Port(fd, SetUp(fd, local, sourcePort));
+                LinkMessages(_ports[i].Messages);
             }
         }
         catch
@@ -71,11 +71,10 @@ internal sealed unsafe class UdpSender : IDisposable
     {
         _isIpv6 = isIpv6;
         _offloads = offloads;
-        _controls = new PinnedArray<byte>(MessageSender.MaxMessages * ControlSize);
+        _controls = new PinnedArray<byte>(MessageSender.MaxMessages * ControlsSize);
         _descriptors = [];
-        _messages = [new MessageSender(receiver.Descriptor)];
-        _ports = [port];
-        LinkMessages(_messages[0]);
+        _ports = [new Port(receiver.Descriptor, port)];
+        LinkMessages(_ports[0].Messages);
     }
 
     /// <summary>Sends packets of this family in order and writes their results.</summary>
@@ -87,19 +86,21 @@ internal sealed unsafe class UdpSender : IDisposable
     {
         while (first < end)
         {
-            MessageSender messages = SenderOf(batch, first);
-            int sameSender = first + 1;
-            while (sameSender < end && ReferenceEquals(SenderOf(batch, sameSender), messages))
+            Port port = PortFor(batch[first].FlowHash);
+            bool dontFragment = batch[first].Outer.DontFragment;
+            int same = first + 1;
+            while (same < end && ReferenceEquals(PortFor(batch[same].FlowHash), port) && batch[same].Outer.DontFragment == dontFragment)
             {
-                sameSender++;
+                same++;
             }
 
-            int count = Send(messages, batch, first, sameSender, ref patience);
+            port.SetDontFragment(dontFragment);
+            int count = Send(port.Messages, batch, first, same, ref patience);
             for (int i = first; i < first + count; i++)
             {
                 if (batch[i].Result == TransmitResult.Failed && batch[i].SegmentSize != 0)
                 {
-                    batch[i].Result = SendSingly(messages, batch, i, ref patience);
+                    batch[i].Result = SendSingly(port.Messages, batch, i, ref patience);
                 }
             }
 
@@ -108,7 +109,7 @@ internal sealed unsafe class UdpSender : IDisposable
     }
 
     /// <summary>The port that a flow is sent from.</summary>
-    public ushort PortOf(uint flowHash) => _ports[flowHash % (uint)_ports.Length];
+    public ushort PortOf(uint flowHash) => PortFor(flowHash).Number;
 
     /// <summary>Closes the sockets.</summary>
     public void Dispose()
@@ -119,7 +120,7 @@ internal sealed unsafe class UdpSender : IDisposable
         }
     }
 
-    private MessageSender SenderOf(GatherBatch batch, int index) => _messages[batch[index].FlowHash % (uint)_messages.Length];
+    private Port PortFor(uint flowHash) => _ports[flowHash % (uint)_ports.Length];
 
     private int Send(MessageSender messages, GatherBatch batch, int first, int end, ref SendPatience patience)
     {
@@ -134,12 +135,7 @@ internal sealed unsafe class UdpSender : IDisposable
         {
             ref GatherPacket packet = ref batch[first + i];
             WriteAddress(_destinations.Address + i, packet.Target!);
-            msghdr* message = messages.Message(i);
-            message->msg_controllen = packet.SegmentSize == 0 ? 0 : ControlSize;
-            if (packet.SegmentSize != 0)
-            {
-                *(ushort*)CMSG_DATA((cmsghdr*)(_controls.Address + (i * ControlSize))) = (ushort)packet.SegmentSize;
-            }
+            WriteControls(messages.Message(i), _controls.Address + (i * ControlsSize), packet);
         }
 
         messages.Send(batch, first, count, ref patience);
@@ -158,6 +154,7 @@ internal sealed unsafe class UdpSender : IDisposable
             if (_single.Count == 0)
             {
                 _single.Add(piece, target: batch[index].Target);
+                _single[0].Outer = batch[index].Outer;
             }
             else
             {
@@ -213,22 +210,48 @@ internal sealed unsafe class UdpSender : IDisposable
 
     private static ushort AnyPort() => (ushort)Random.Shared.Next(FirstPort, ushort.MaxValue + 1);
 
+    // Before what is said of each packet comes what is said of several at once. What the socket says by itself is not said again.
+    private static void WriteControls(msghdr* message, byte* controls, in GatherPacket packet)
+    {
+        bool isUsual = packet.Outer.TrafficClass == 0 && packet.Outer.TimeToLive == default(OuterFields).TimeToLive;
+        bool isSegmented = packet.SegmentSize != 0;
+        message->msg_control = isSegmented ? controls : controls + ControlSize;
+        message->msg_controllen = (isSegmented ? ControlSize : 0) + (isUsual ? 0 : 2 * ControlSize);
+        if (isSegmented)
+        {
+            *(ushort*)CMSG_DATA((cmsghdr*)controls) = (ushort)packet.SegmentSize;
+        }
+
+        if (!isUsual)
+        {
+            *(int*)CMSG_DATA((cmsghdr*)(controls + ControlSize)) = packet.Outer.TrafficClass;
+            *(int*)CMSG_DATA((cmsghdr*)(controls + (2 * ControlSize))) = packet.Outer.TimeToLive;
+        }
+    }
+
     // What never changes from call to call.
     private void LinkMessages(MessageSender messages)
     {
         for (int i = 0; i < MessageSender.MaxMessages; i++)
         {
             _destinations.Address[i].sin6_family = _isIpv6 ? AF_INET6 : AF_INET;
-            var control = (cmsghdr*)(_controls.Address + (i * ControlSize));
-            control->cmsg_len = CMSG_SPACE(0) + sizeof(ushort);
-            control->cmsg_level = Uapi.SOL_UDP;
-            control->cmsg_type = Uapi.UDP_SEGMENT;
+            byte* controls = _controls.Address + (i * ControlsSize);
+            LinkControl(controls, Uapi.SOL_UDP, Uapi.UDP_SEGMENT, sizeof(ushort));
+            LinkControl(controls + ControlSize, _isIpv6 ? SOL_IPV6 : SOL_IP, _isIpv6 ? IPV6_TCLASS : Uapi.IP_TOS, sizeof(int));
+            LinkControl(controls + (2 * ControlSize), _isIpv6 ? SOL_IPV6 : SOL_IP, _isIpv6 ? IPV6_HOPLIMIT : Uapi.IP_TTL, sizeof(int));
 
             msghdr* message = messages.Message(i);
             message->msg_name = _destinations.Address + i;
             message->msg_namelen = _isIpv6 ? sizeof(sockaddr_in6) : sizeof(sockaddr_in);
-            message->msg_control = control;
         }
+    }
+
+    private static void LinkControl(byte* control, int level, int type, int length)
+    {
+        var header = (cmsghdr*)control;
+        header->cmsg_len = CMSG_SPACE(0) + length;
+        header->cmsg_level = level;
+        header->cmsg_type = type;
     }
 
     private static void WriteAddress(sockaddr_in6* destination, UnderlayTarget target)
@@ -236,5 +259,25 @@ internal sealed unsafe class UdpSender : IDisposable
         // The port lies at the same place in both families.
         destination->sin6_port = BinaryPrimitives.ReverseEndianness(target.UdpPort);
         InetSocket.WriteAddress(destination, target.Endpoint);
+    }
+
+    // A socket and what it is bound to.
+    private sealed class Port(int socket, ushort number)
+    {
+        private bool _dontFragment = true;
+
+        public MessageSender Messages { get; } = new(socket);
+
+        public ushort Number { get; } = number;
+
+        // No ancillary message says it for one datagram, so all of a call are alike. Over IPv6 it is always true.
+        public void SetDontFragment(bool value)
+        {
+            if (_dontFragment != value)
+            {
+                _dontFragment = value;
+                _ = Sys.SetOption(socket, SOL_IP, IP_MTU_DISCOVER, value ? IP_PMTUDISC_PROBE : Uapi.IP_PMTUDISC_DONT);
+            }
+        }
     }
 }

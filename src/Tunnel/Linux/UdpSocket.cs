@@ -1,3 +1,4 @@
+using Tunnel.Dataplane;
 using Tunnel.Wire;
 using static Tmds.Linux.LibC;
 
@@ -6,7 +7,7 @@ namespace Tunnel.Linux;
 /// <summary>What the UDP sockets of the underlay have in common: udp(7).</summary>
 internal static unsafe class UdpSocket
 {
-    /// <summary>Opens a socket that sets DF, never fragments, and takes nothing until it gets another filter.</summary>
+    /// <summary>Opens a socket that sets DF and a TTL of 64 whatever the host's own is, never fragments, and takes nothing until it gets another filter.</summary>
     /// <exception cref="DeviceOpenException">It cannot be opened; says why and what to do.</exception>
     public static FileDescriptor Open(bool isIpv6)
     {
@@ -25,10 +26,12 @@ internal static unsafe class UdpSocket
             {
                 Set(opened.Value, SOL_IPV6, Uapi.IPV6_V6ONLY, 1);
                 Set(opened.Value, SOL_IPV6, IPV6_MTU_DISCOVER, IPV6_PMTUDISC_PROBE);
+                Set(opened.Value, SOL_IPV6, Uapi.IPV6_UNICAST_HOPS, default(OuterFields).TimeToLive);
             }
             else
             {
                 Set(opened.Value, SOL_IP, IP_MTU_DISCOVER, IP_PMTUDISC_PROBE);
+                Set(opened.Value, SOL_IP, Uapi.IP_TTL, default(OuterFields).TimeToLive);
             }
 
             return descriptor;

@@ -171,6 +171,55 @@ public sealed class KernelSegmenterTests
         Assert.Equal(payload, got.SelectMany(packet => packet.Bytes[52..]));
     }
 
+    // Each super-packet of a peer may say something else.
+    [SkippableTheory]
+    [InlineData(false, false)]
+    [InlineData(false, true)]
+    [InlineData(true, false)]
+    [InlineData(true, true)]
+    public void EverySegmentHasTheOuterFieldsOfItsSuperPacket(bool udp, bool cut)
+    {
+        using var ends = new SegmenterLab();
+        Skip.IfNot(!udp || ends.TakesUdpTunnels, "this kernel's TUN devices take no super-packets inside UDP tunnels");
+        if (cut)
+        {
+            ends.Lab.A.Exec("ethtool -K eth0 tx off tso off gso on tx-gre-segmentation off tx-gre-csum-segmentation off tx-udp_tnl-segmentation off tx-udp_tnl-csum-segmentation off");
+        }
+
+        // The ring at the other end gets plain GRE only.
+        using Socket ring = ends.Lab.B.Run(() => new Socket(AddressFamily.Packet, SocketType.Dgram, (ProtocolType)0x0008) { ReceiveTimeout = 10_000 });
+        var options = new OuterHeaderOptions { Dscp = null, Ecn = EcnMode.Normal, TimeToLive = null, DiscoversPathMtu = false };
+        Peer peer = Overlay.Peer(endpoint: B4, local: A4, keyOut: 42, udpPort: udp ? (ushort)4754 : (ushort)0, outer: options);
+        int identification = -1;
+        foreach ((byte tos, byte ttl, bool df) in new[] { ((byte)0xba, (byte)17, true), ((byte)0, (byte)255, false), ((byte)0xff, (byte)1, false) })
+        {
+            byte[] inner = Packets.TcpPacket("172.17.51.2", "172.17.52.2", Packets.Payload(3000), isPartial: true, flags: 0x10);
+            (inner[1], inner[6], inner[8]) = (tos, (byte)(df ? 0x40 : 0), ttl);
+            Packets.FixIpv4Checksum(inner);
+            Assert.Equal(TransmitResult.Sent, ends.Write(peer, inner, new Offload(GsoType.TcpV4, 1000, 40, true, 20, 16), isIpv4: true, Neighbor(ends.Lab.A, ends.Lab.B)));
+
+            for (int left = 3000; left > 0;)
+            {
+                var packet = new byte[65_536];
+                int length = ring.Receive(packet);
+                if (!Ipv4View.TryParse(packet.AsSpan(0, length), out Ipv4View outer) || outer.Protocol != (udp ? IpProtocol.Udp : IpProtocol.Gre))
+                {
+                    continue;
+                }
+
+                Assert.True(outer.IsChecksumValid);
+                Assert.Equal((tos, ttl, df), (outer.TrafficClass, outer.TimeToLive, outer.DontFragment));
+                if (!df)
+                {
+                    Assert.True(identification < 0 || outer.Identification == (ushort)(identification + 1));
+                    identification = cut ? outer.Identification : outer.Identification + 2;
+                }
+
+                left -= outer.Payload.Length - (udp ? 8 : 0) - 8 - 40;
+            }
+        }
+    }
+
     // As many as a send queue puts together, each with a checksum that must come out as it was.
     [SkippableTheory]
     [InlineData(false)]
@@ -339,7 +388,9 @@ public sealed class KernelSegmenterTests
         {
             var memory = new PinnedPacketMemory(peer.UncutOverhead + inner.Length);
             inner.CopyTo(memory.Array, peer.UncutOverhead);
-            peer.WriteUncutHeaders(memory.Slice(0, peer.UncutOverhead), inner.Length, isIpv4 ? EtherType.Ipv4 : EtherType.Ipv6);
+            ushort protocolType = isIpv4 ? EtherType.Ipv4 : EtherType.Ipv6;
+            int segments = (inner.Length - offload.HeaderLength + offload.SegmentSize - 1) / offload.SegmentSize;
+            peer.WriteUncutHeaders(memory.Slice(0, peer.UncutOverhead), inner.Length, protocolType, peer.OuterFieldsOf(inner), segments);
             var batch = new GatherBatch(1, 2);
             batch.Add(new Piece(memory, 0, peer.UncutOverhead), offload, peer.Target);
             batch.Append(new Piece(memory, peer.UncutOverhead, inner.Length));
@@ -386,7 +437,7 @@ public sealed class KernelSegmenterTests
                 end += datagram.Length;
             }
 
-            peer.WriteOuterHeaders(memory.Slice(0, peer.Overhead), run.Length, run.ProtocolType, innerSum: 0);
+            peer.WriteOuterHeaders(memory.Slice(0, peer.Overhead), run.Length, run.ProtocolType, innerSum: 0, peer.OuterFieldsOf(datagrams[0]));
             Span<byte> headers = memory.Slice(peer.Overhead, InnerHeaders);
             datagrams[0].AsSpan(0, InnerHeaders).CopyTo(headers);
             run.Shape.WriteHeader(headers, run.Length, datagrams[^1]);

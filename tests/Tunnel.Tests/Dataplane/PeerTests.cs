@@ -38,7 +38,7 @@ public sealed class PeerTests
         packet.AsSpan().Fill(0xa5);
         golden.Bytes.AsSpan(peer.Overhead).CopyTo(packet.AsSpan(peer.Overhead));
 
-        peer.WriteOuterHeaders(packet, (ushort)golden.Number("gre.proto"));
+        peer.WriteOuterHeaders(packet, (ushort)golden.Number("gre.proto"), peer.OuterFieldsOf(golden.Bytes.AsSpan(peer.Overhead)));
         Assert.Equal(Convert.ToHexString(golden.Bytes), Convert.ToHexString(packet));
     }
 
@@ -50,7 +50,7 @@ public sealed class PeerTests
         for (uint sequence = 0; sequence < 3; sequence++)
         {
             byte[] packet = [.. new byte[peer.Overhead], .. inner];
-            peer.WriteOuterHeaders(packet, EtherType.Ipv4);
+            peer.WriteOuterHeaders(packet, EtherType.Ipv4, peer.OuterFieldsOf(inner));
             byte[] expected = Packets.Outer(
                 "192.168.40.11", "192.168.40.12", Packets.GrePacket(inner, checksum: true, key: 42, sequence: sequence));
             Assert.Equal(expected, packet);
