@@ -44,7 +44,7 @@ internal static class ConfigValues
     public const int MinMtu = 576;
 
     /// <summary>The smallest MTU of a link that carries IPv6 (RFC 8200 section 5).</summary>
-    public const int MinIpv6Mtu = 1280;
+    public const int MinIpv6Mtu = Ipv6Header.MinMtu;
 
     private const int MaxDnsName = 253;
     private const int MaxDnsLabel = 63;
