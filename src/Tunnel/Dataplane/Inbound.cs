@@ -11,7 +11,7 @@ namespace Tunnel.Dataplane;
 /// 3  find the peer by endpoint and key
 /// 4  check checksum and sequence number where used
 /// 5  check that the inner source belongs to that peer
-/// 6  apply RFC 6040; put consecutive segments of a flow together
+/// 6  apply RFC 6040; lower the segment size that a TCP SYN asks for to what fits; put consecutive segments of a flow together
 /// 7  write the batch to the TUN queue
 /// </code>
 /// Thread rule: one worker runs it. It neither blocks nor allocates nor takes a lock.
@@ -238,6 +238,7 @@ public sealed class Inbound
             Span<byte> bytes = packet.Memory.Slice(packet.Start + gre.HeaderLength, inner.TotalLength);
             if (TryMergeEcn(packet, peer, bytes, inner.TrafficClass & Ecn.Mask, isIpv4: true))
             {
+                MssClamp.Apply(inner, bytes, peer, offload.NeedsChecksum);
                 Deliver(packet, gre, bytes.Length, offload, peer);
             }
         }
@@ -253,13 +254,14 @@ public sealed class Inbound
 
         CoalescingVerdict verdict = packet.IsCoalescingKnown
             ? Known(packet, gre, out Offload offload)
-            : KernelCoalescing.Judge(inner, peer.Gmtu, routing.DropsPartialUdp, out offload);
+            : KernelCoalescing.Judge(inner, peer.LargestIpv6, routing.DropsPartialUdp, out offload);
         if (Passes(gre, peer, verdict) &&
             IsSourceAllowed(peer, routing.Routes.LookupIpv6(inner.Source.Bits), inner.Source, inner.Destination, routing))
         {
             Span<byte> bytes = packet.Memory.Slice(packet.Start + gre.HeaderLength, inner.TotalLength);
             if (TryMergeEcn(packet, peer, bytes, inner.TrafficClass & Ecn.Mask, isIpv4: false))
             {
+                MssClamp.Apply(inner, bytes, peer, offload.NeedsChecksum);
                 Deliver(packet, gre, bytes.Length, offload, peer);
             }
         }

@@ -7,7 +7,7 @@ namespace Tunnel.Dataplane;
 /// <code>
 /// 1  read a batch from the TUN queue, each packet with headroom
 /// 2  validate the inner header
-/// 3  look its destination up in the route table: the longest prefix wins
+/// 3  look its destination up in the route table: the longest prefix wins; lower the segment size that a TCP SYN asks for to what fits
 /// 4  check its size against the peer's GMTU: cut a super-packet, or answer Fragmentation Needed / Packet Too Big
 /// 5  write the outer headers in the headroom, or before each segment
 /// 6  send the batch
@@ -110,7 +110,7 @@ public sealed class Outbound
         }
     }
 
-    private void AdmitIpv4(int index, ReadOnlySpan<byte> bytes, RoutingSnapshot routing)
+    private void AdmitIpv4(int index, Span<byte> bytes, RoutingSnapshot routing)
     {
         if (!Ipv4View.TryParse(bytes, out Ipv4View packet))
         {
@@ -125,13 +125,14 @@ public sealed class Outbound
             return;
         }
 
+        MssClamp.Apply(packet, bytes, peer, _packets[index].Offload.NeedsChecksum);
         if (!TrySend(index, packet.Packet, EtherType.Ipv4, peer, IsFlowLookedAt(peer) ? FlowHash.Of(packet) : 0))
         {
             _answers.Answer(packet, OwnAddress(routing.Ipv4Address, peer), peer.Gmtu);
         }
     }
 
-    private void AdmitIpv6(int index, ReadOnlySpan<byte> bytes, RoutingSnapshot routing)
+    private void AdmitIpv6(int index, Span<byte> bytes, RoutingSnapshot routing)
     {
         if (!Ipv6View.TryParse(bytes, out Ipv6View packet))
         {
@@ -146,6 +147,7 @@ public sealed class Outbound
             return;
         }
 
+        MssClamp.Apply(packet, bytes, peer, _packets[index].Offload.NeedsChecksum);
         if (!TrySend(index, packet.Packet, EtherType.Ipv6, peer, IsFlowLookedAt(peer) ? FlowHash.Of(packet) : 0))
         {
             _answers.Answer(packet, OwnAddress(routing.Ipv6Address, peer), peer.Gmtu);

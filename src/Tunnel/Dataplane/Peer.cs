@@ -83,6 +83,12 @@ public sealed class Peer
     /// </summary>
     public int LargestInner { get; }
 
+    /// <summary>
+    /// The largest inner IPv6 packet that may be sent to it, in bytes: the GMTU, but at least what every link must carry. What is larger than
+    /// the GMTU then travels in several outer fragments (RFC 7676 section 3.3).
+    /// </summary>
+    public int LargestIpv6 => Math.Max(Gmtu, Ipv6Header.MinMtu);
+
     /// <summary>Whether packets can be sent to it: its endpoint is resolved and this host has an address to send from.</summary>
     public bool IsReady => !Settings.Endpoint.IsNone && !Settings.Local.IsNone;
 

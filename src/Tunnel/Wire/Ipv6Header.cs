@@ -84,6 +84,9 @@ public readonly record struct Ipv6Header(
     /// <summary>Length in bytes.</summary>
     public const int Length = 40;
 
+    /// <summary>The smallest MTU of a link that carries IPv6, in bytes (RFC 8200 section 5).</summary>
+    public const int MinMtu = 1280;
+
     /// <summary>Where the payload length lies, in bytes.</summary>
     public const int PayloadLengthOffset = 4;
 

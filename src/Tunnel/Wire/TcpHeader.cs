@@ -14,6 +14,9 @@ public readonly ref struct TcpView
     /// <summary>Where the flags lie, in bytes.</summary>
     public const int FlagsOffset = 13;
 
+    /// <summary>The flag SYN.</summary>
+    public const byte Syn = 0x02;
+
     /// <summary>The flag PSH.</summary>
     public const byte Push = 0x08;
 

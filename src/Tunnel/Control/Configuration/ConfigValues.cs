@@ -44,7 +44,7 @@ internal static class ConfigValues
     public const int MinMtu = 576;
 
     /// <summary>The smallest MTU of a link that carries IPv6 (RFC 8200 section 5).</summary>
-    public const int MinIpv6Mtu = 1280;
+    public const int MinIpv6Mtu = Ipv6Header.MinMtu;
 
     /// <summary>The smallest floor for path MTUs: an IPv4 fragment of the largest header and eight bytes (RFC 791 section 3.2).</summary>
     public const int LeastPathMtuFloor = 68;
