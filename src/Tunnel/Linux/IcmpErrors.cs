@@ -65,6 +65,7 @@ internal sealed class IcmpErrors : IUnderlayErrors
         bool isIpv6 = family == AddressFamily.InterNetworkV6;
         var socket = new Socket(family, SocketType.Raw, isIpv6 ? ProtocolType.IcmpV6 : ProtocolType.Icmp);
         _sockets.Add(socket);
+        socket.Bind(AnyAddress(isIpv6));
 
         // A set bit keeps a type out: all but Destination Unreachable, Time Exceeded and Parameter Problem; ICMPv6's errors are 1 to 4.
         if (isIpv6)
@@ -84,7 +85,7 @@ internal sealed class IcmpErrors : IUnderlayErrors
     {
         bool isIpv6 = socket.AddressFamily == AddressFamily.InterNetworkV6;
         byte[] buffer = new byte[Longest];
-        var any = new IPEndPoint(isIpv6 ? IPAddress.IPv6Any : IPAddress.Any, 0);
+        IPEndPoint any = AnyAddress(isIpv6);
         long second = 0;
         int read = 0;
         while (!_stop.IsCancellationRequested)
@@ -122,6 +123,8 @@ internal sealed class IcmpErrors : IUnderlayErrors
             }
         }
     }
+
+    private static IPEndPoint AnyAddress(bool isIpv6) => new(isIpv6 ? IPAddress.IPv6Any : IPAddress.Any, 0);
 
     // A raw IPv4 socket hands over the IP header too.
     private static bool TryParse(ReadOnlySpan<byte> bytes, bool isIpv6, out UnderlayError error, out int bodyLength)

@@ -35,7 +35,9 @@ internal sealed class ControlFixture : IAsyncDisposable
             Offloads,
             [],
             Events,
-            TimeProvider.System);
+            TimeProvider.System,
+            Probes,
+            () => { });
         prepare?.Invoke(this);
         Network = new NetworkController(config, parts, Log);
     }
@@ -51,6 +53,8 @@ internal sealed class ControlFixture : IAsyncDisposable
     public IReadOnlyList<string> PathReasons { get; set; } = [];
 
     public OffloadState Offloads { get; } = new(Tunnel.Dataplane.Offloads.TunTcp | Tunnel.Dataplane.Offloads.TunUdp | Tunnel.Dataplane.Offloads.UdpGro);
+
+    public ProbeExchange Probes { get; } = new(workers: 1);
 
     public LinesLog Log { get; } = new();
 

@@ -1,0 +1,203 @@
+using Tunnel.Control.Configuration;
+using Tunnel.Control.Monitoring;
+using Tunnel.Dataplane;
+
+namespace Tunnel.Tests.Control.Monitoring;
+
+public sealed class PeerMonitorTests
+{
+    private const long Step = 50;
+
+    private readonly List<(ProbeKind Kind, ulong Token, long At)> _asked = [];
+    private bool _answers = true;
+    private double _roundTrip = 5;
+    private long _now = 1_000;
+    private long _lastHeard = -1;
+
+    [Fact]
+    public void Who_answers_is_up_with_a_round_trip_and_no_loss()
+    {
+        PeerMonitor monitor = Monitor(Keepalive.Auto);
+
+        Run(monitor, 30_000);
+
+        PeerHealth health = monitor.Health(_now);
+        Assert.Equal(PeerState.Up, health.State);
+        Assert.Equal(5, health.RoundTrip!.Value.TotalMilliseconds, 3);
+        Assert.Equal(0, health.Loss);
+        Assert.Equal(6, _asked.Count);
+    }
+
+    [Fact]
+    public void Who_stops_answering_is_degraded_and_then_down_and_up_again_with_the_first_answer()
+    {
+        PeerMonitor monitor = Monitor(new Keepalive(1000));
+        Run(monitor, 3_000);
+        _answers = false;
+        var seen = new List<PeerState>();
+
+        Run(monitor, 4_000, each: () => seen.Add(monitor.State));
+        Assert.Equal([PeerState.Up, PeerState.Degraded, PeerState.Down], seen.Distinct());
+
+        _answers = true;
+        Run(monitor, 1_200);
+        Assert.Equal(PeerState.Up, monitor.State);
+    }
+
+    [Fact]
+    public void Whose_packets_arrive_is_not_down_though_it_does_not_answer()
+    {
+        PeerMonitor monitor = Monitor(new Keepalive(1000));
+        Run(monitor, 3_000);
+        _answers = false;
+
+        Run(monitor, 10_000, each: () => _lastHeard = _now);
+
+        Assert.Equal(PeerState.Degraded, monitor.State);
+    }
+
+    [Fact]
+    public void Who_never_answered_is_unknown_unless_it_must_answer()
+    {
+        _answers = false;
+        PeerMonitor lenient = Monitor(Keepalive.Auto);
+        Run(lenient, 60_000);
+        Assert.Equal(PeerState.Unknown, lenient.State);
+
+        PeerMonitor demanding = Monitor(new Keepalive(5000));
+        Run(demanding, 10_000);
+        Assert.Equal(PeerState.Down, demanding.State);
+    }
+
+    [Fact]
+    public void Who_never_answered_but_sends_is_up()
+    {
+        _answers = false;
+        PeerMonitor monitor = Monitor(Keepalive.Auto);
+
+        Run(monitor, 10_000, each: () => _lastHeard = _now);
+        Assert.Equal(PeerState.Up, monitor.State);
+
+        Run(monitor, 40_000);
+        Assert.Equal(PeerState.Unknown, monitor.State);
+    }
+
+    [Fact]
+    public void Who_never_answered_is_asked_less_and_less()
+    {
+        _answers = false;
+        PeerMonitor monitor = Monitor(Keepalive.Auto);
+        Run(monitor, 600_000);
+
+        Assert.InRange(_asked.Count(question => question.At > 300_000), 1, 6);
+    }
+
+    [Fact]
+    public void Loss_is_of_the_last_questions_and_makes_degraded()
+    {
+        PeerMonitor monitor = Monitor(new Keepalive(1000));
+        var random = new Random(5);
+        Run(monitor, 60_000, each: () => _answers = random.Next(100) < 75);
+
+        Assert.InRange(monitor.Health(_now).Loss!.Value, 0.05, 0.6);
+        Assert.Equal(PeerState.Degraded, monitor.State);
+    }
+
+    [Fact]
+    public void Nobody_is_asked_where_keepalives_are_off()
+    {
+        PeerMonitor monitor = Monitor(Keepalive.Off);
+        Run(monitor, 60_000);
+
+        Assert.Empty(_asked);
+        Assert.Equal(PeerState.Unknown, monitor.State);
+    }
+
+    [Fact]
+    public void A_routers_kind_is_asked_with_what_returns()
+    {
+        PeerMonitor monitor = Monitor(new Keepalive(1000, ProbeKind.ReturnPacket));
+        Run(monitor, 3_000);
+
+        Assert.All(_asked, question => Assert.Equal(ProbeKind.ReturnPacket, question.Kind));
+        Assert.Equal(PeerState.Up, monitor.State);
+    }
+
+    [Fact]
+    public void An_answer_that_was_not_asked_for_says_nothing()
+    {
+        _answers = false;
+        PeerMonitor monitor = Monitor(Keepalive.Auto);
+        monitor.Advance(_now, -1, isUsed: false);
+        ulong token = _asked[0].Token;
+
+        monitor.HearAnswer(token + 1, 20, 1, _now);
+        Assert.False(monitor.HasAnswered);
+
+        monitor.HearAnswer(token, 20, 1, _now);
+        Assert.True(monitor.HasAnswered);
+    }
+
+    [Fact]
+    public void A_round_trip_longer_than_the_wait_is_not_believed()
+    {
+        PeerMonitor monitor = Monitor(Keepalive.Auto);
+        _roundTrip = 1e9;
+        Run(monitor, 5_000);
+
+        Assert.Null(monitor.Health(_now).RoundTrip);
+        Assert.Equal(PeerState.Up, monitor.State);
+    }
+
+    [Fact]
+    public void A_complaint_is_shown_for_a_while_and_has_the_peer_asked_at_once()
+    {
+        PeerMonitor monitor = Monitor(new Keepalive(10_000));
+        Run(monitor, 5_000);
+        int before = _asked.Count;
+        _answers = false;
+
+        monitor.HearUnreachable("192.0.2.1 says: host unreachable", _now);
+        Run(monitor, 100);
+        Assert.True(_asked.Count > before);
+        Assert.Equal(["192.0.2.1 says: host unreachable"], monitor.Health(_now).Problems);
+
+        Run(monitor, 31_000);
+        Assert.Empty(monitor.Health(_now).Problems);
+    }
+
+    [Fact]
+    public void Only_who_answers_is_probed_for_its_path_mtu()
+    {
+        _answers = false;
+        var path = new PathMtuSearch(1500, 576, _now);
+        PeerMonitor monitor = Monitor(Keepalive.Auto, path);
+        Run(monitor, 2_000);
+        Assert.False(path.IsConfirmed);
+
+        _answers = true;
+        Run(monitor, 20_000);
+        Assert.True(path.IsConfirmed);
+    }
+
+    private PeerMonitor Monitor(Keepalive keepalive, PathMtuSearch? path = null) =>
+        new(keepalive, path, firstToken: 77, _now, (kind, token, _) => _asked.Add((kind, token, _now)));
+
+    private void Run(PeerMonitor monitor, long milliseconds, Action? each = null)
+    {
+        for (long end = _now + milliseconds; _now < end; _now += Step)
+        {
+            int before = _asked.Count;
+            monitor.Advance(_now, _lastHeard, isUsed: false);
+            if (_answers)
+            {
+                foreach ((_, ulong token, _) in _asked.Skip(before).ToArray())
+                {
+                    monitor.HearAnswer(token, 20, _roundTrip, _now + Step);
+                }
+            }
+
+            each?.Invoke();
+        }
+    }
+}
