@@ -17,6 +17,11 @@ internal sealed class PeerOptions
     private readonly Option<string?> _key;
     private readonly Option<bool> _checksum;
     private readonly Option<bool> _sequence;
+    private readonly Option<string?> _dscp;
+    private readonly Option<string?> _ecn;
+    private readonly Option<string?> _ttl;
+    private readonly Option<bool> _pmtud;
+    private readonly Option<bool> _strict;
     private readonly Option<bool> _ephemeral;
 
     /// <summary>Makes the options.</summary>
@@ -49,6 +54,16 @@ internal sealed class PeerOptions
         };
         _checksum = Flag("--checksum", "send GRE checksums");
         _sequence = Flag("--sequence", "send GRE sequence numbers and drop what is old");
+        _dscp = new("--dscp") { HelpName = "copy|N", Description = "the outer DSCP: the inner one's copy, or 0 to 63" };
+        _ecn = new("--ecn") { HelpName = "MODE", Description = "the outer ECN field (RFC 6040): auto, normal or compatible" };
+        _ttl = new("--ttl") { HelpName = "inherit|N", Description = "the outer TTL: the inner one, or 1 to 255" };
+        _pmtud = new("--pmtud")
+        {
+            HelpName = "true|false",
+            Description = "whether outer IPv4 packets always have DF, or only where the inner one has it",
+            Arity = ArgumentArity.ExactlyOne,
+        };
+        _strict = Flag("--strict", "take only packets with checksum and sequence number just as they are sent");
         _ephemeral = Flag("--ephemeral", "keep the peer only until the daemon ends");
     }
 
@@ -84,20 +99,25 @@ internal sealed class PeerOptions
             writer.WriteEndArray();
         }
 
-        if (IsGiven(parsed, _encapsulation))
-            writer.WriteString("encapsulation", parsed.GetValue(_encapsulation));
+        foreach (Option<string?> word in new[] { _encapsulation, _dscp, _ecn, _ttl })
+        {
+            if (IsGiven(parsed, word))
+                writer.WriteString(Property(word), parsed.GetValue(word));
+        }
 
         if (IsGiven(parsed, _key))
             WriteKey(writer, parsed.GetValue(_key)!);
 
-        foreach ((Option<bool> flag, string name) in new[] { (_checksum, "checksum"), (_sequence, "sequence"), (_ephemeral, "ephemeral") })
+        foreach (Option<bool> flag in new[] { _checksum, _sequence, _pmtud, _strict, _ephemeral })
         {
             if (IsGiven(parsed, flag))
-                writer.WriteBoolean(name, parsed.GetValue(flag));
+                writer.WriteBoolean(Property(flag), parsed.GetValue(flag));
         }
 
         writer.WriteEndObject();
     });
+
+    private static string Property(Option option) => option.Name.TrimStart('-');
 
     private static bool IsGiven(ParseResult parsed, Option option) => parsed.GetResult(option) is { Implicit: false };
 
@@ -112,7 +132,7 @@ internal sealed class PeerOptions
         Arity = _forNewPeer ? ArgumentArity.Zero : ArgumentArity.ZeroOrOne,
     };
 
-    private Option[] All() => [_endpoint, _subnets, _encapsulation, _key, _checksum, _sequence, _ephemeral];
+    private Option[] All() => [_endpoint, _subnets, _encapsulation, _key, _checksum, _sequence, _dscp, _ecn, _ttl, _pmtud, _strict, _ephemeral];
 
     private void WriteKey(Utf8JsonWriter writer, string text)
     {

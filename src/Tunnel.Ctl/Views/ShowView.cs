@@ -68,16 +68,30 @@ internal static class ShowView
             new("subnets", List(peer, "subnets")),
             new("encapsulation", Text(peer, "encapsulation")),
             new("key", PeerText.Key(peer) ?? "none"),
-            new("checksum", peer.Member("checksum").IsTrue() ? "yes" : "no"),
-            new("sequence", peer.Member("sequence").IsTrue() ? "yes" : "no"),
+            new("checksum", YesNo(peer, "checksum")),
+            new("sequence", YesNo(peer, "sequence")),
+            .. OuterHeader(peer),
             new("origin", Text(peer, "origin")),
             new("gmtu", Text(peer, "gmtu")),
             new("traffic", PeerText.Traffic(peer.Member("traffic"))),
             new("last received", last is null ? "never" : $"{last} ago"),
             new("drops", Drops(peer)),
+            .. EcnAnomalies(peer),
             .. Problems(peer),
         ];
     }
+
+    // Nothing where the daemon is of a version that says nothing of it.
+    private static IEnumerable<Line> OuterHeader(JsonElement peer) =>
+        peer.Member("dscp").Text() is { } dscp
+            ? [new("outer header", $"dscp {dscp}, ecn {Text(peer, "ecn")}, ttl {Text(peer, "ttl")}, pmtud {YesNo(peer, "pmtud")}"), new("strict", YesNo(peer, "strict"))]
+            : [];
+
+    // Rare, and something is wrong on the way.
+    private static IEnumerable<Line> EcnAnomalies(JsonElement peer) =>
+        peer.Member("ecn-anomalies").Count() is > 0 and long count ? [new("ecn anomalies", new Cell(count.ToString(), Tone.Bad))] : [];
+
+    private static string YesNo(JsonElement peer, string member) => peer.Member(member).IsTrue() ? "yes" : "no";
 
     private static Cell[] PeerRow(JsonElement peer)
     {

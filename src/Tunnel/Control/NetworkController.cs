@@ -34,6 +34,7 @@ internal sealed partial class NetworkController : IAsyncDisposable
     private readonly ClaimSet _claims;
     private readonly KernelReconciler _kernel;
     private readonly OffloadReport _offloads;
+    private readonly EcnReport _ecn;
     private readonly ILogger _log;
     private NetworkState _state;
     private IReadOnlyList<string> _warnings;
@@ -42,6 +43,7 @@ internal sealed partial class NetworkController : IAsyncDisposable
     private readonly NetworkMonitor _monitor;
     private Task _following = Task.CompletedTask;
     private Task _resolving = Task.CompletedTask;
+    private Task _reporting = Task.CompletedTask;
 
     /// <summary>Prepares a network; <see cref="StartAsync"/> starts it.</summary>
     /// <param name="config">The configuration, checked.</param>
@@ -55,6 +57,7 @@ internal sealed partial class NetworkController : IAsyncDisposable
         _claims = new ClaimSet(parts.Claims);
         _kernel = new KernelReconciler(parts.Host, parts.Device, parts.Events, new RepairBackoff(parts.Time), log);
         _offloads = new OffloadReport(parts.Offloads, parts.Events, log);
+        _ecn = new EcnReport(parts.Time, log);
         _warnings = parts.Warnings;
         _state = new NetworkState(config with { Peers = [] }, [], 0, null, new HashSet<InetAddress>(), [], new Dictionary<IpPrefix, string>());
         Wanted = config;
@@ -87,6 +90,7 @@ internal sealed partial class NetworkController : IAsyncDisposable
         TimeSpan? again = Enact(next);
         _following = FollowHostAsync(again);
         _resolving = ResolveNamesAsync();
+        _reporting = _ecn.RunAsync(() => State.Peers, _stop.Token);
         _monitor.Start();
     }
 
@@ -177,7 +181,7 @@ internal sealed partial class NetworkController : IAsyncDisposable
     {
         await _stop.CancelAsync();
         await _monitor.DisposeAsync();
-        await Task.WhenAll(_following, _resolving);
+        await Task.WhenAll(_following, _resolving, _reporting);
         await _gate.WaitAsync();
         _kernel.RemoveAll();
         _claims.Dispose();

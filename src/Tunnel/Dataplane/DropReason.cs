@@ -23,10 +23,7 @@ public enum DropReason
     /// <summary>No peer's subnets hold the inner destination.</summary>
     NoRoute,
 
-    /// <summary>
-    /// The inner source is an end of the peer's tunnel, this host's or the peer's: a packet of ours or of the peer's that has strayed into the overlay
-    /// (RFC 2003 section 3.2).
-    /// </summary>
+    /// <summary>The inner source is an end of the tunnel, this host's or the peer's: it has strayed into the overlay (RFC 2003 section 3.2).</summary>
     InnerSourceIsEndpoint,
 
     /// <summary>Larger than the peer's GMTU and not to be fragmented; the sender got Fragmentation Needed or Packet Too Big.</summary>

@@ -10,6 +10,18 @@ namespace Tunnel.NetworkTests;
 /// <param name="Gre">The GRE packet, header and payload.</param>
 internal sealed record GrePacket(IPAddress Source, IPAddress Destination, bool DontFragment, byte[] Gre)
 {
+    /// <summary>The outer DSCP and ECN field.</summary>
+    public byte TrafficClass { get; init; }
+
+    /// <summary>The outer TTL or hop limit.</summary>
+    public byte TimeToLive { get; init; }
+
+    /// <summary>The outer IPv4 header's identification; 0 for IPv6.</summary>
+    public ushort Identification { get; init; }
+
+    /// <summary>Whether it came in UDP.</summary>
+    public bool IsInUdp { get; init; }
+
     /// <summary>The first two bytes: flags and version (RFC 2890 section 2).</summary>
     public ushort Flags => BinaryPrimitives.ReadUInt16BigEndian(Gre);
 
@@ -60,12 +72,12 @@ internal sealed class Capture : IAsyncDisposable
         _file = file;
     }
 
-    /// <summary>Captures the GRE packets on a host's underlay device, both directions.</summary>
+    /// <summary>Captures the GRE packets, plain or in UDP, on a host's underlay device, both directions.</summary>
     public static async Task<Capture> StartAsync(Vm host)
     {
         string file = Path.Combine(host.Directory, $"{Guid.NewGuid():N}.pcap");
         // Without --immediate-mode what was seen last would be lost at the stop; without -Z tcpdump would give up root and then fail to write the file.
-        Background tcpdump = host.Start(null, "tcpdump", "-i", "eth1", "-U", "--immediate-mode", "-n", "-Z", "root", "-w", file, "proto gre or ip6 proto gre");
+        Background tcpdump = host.Start(null, "tcpdump", "-i", "eth1", "-U", "--immediate-mode", "-n", "-Z", "root", "-w", file, "proto gre or ip6 proto gre or udp port 4754");
         var capture = new Capture(tcpdump, file);
         await tcpdump.WaitForAsync("listening on");
         return capture;
@@ -96,15 +108,28 @@ internal sealed class Capture : IAsyncDisposable
                     new IPAddress(ip.Slice(12, 4)),
                     new IPAddress(ip.Slice(16, 4)),
                     (ip[6] & 0x40) != 0,
-                    ip[((ip[0] & 0xf) * 4)..BinaryPrimitives.ReadUInt16BigEndian(ip[2..])].ToArray())
+                    Gre(ip[9], ip[((ip[0] & 0xf) * 4)..BinaryPrimitives.ReadUInt16BigEndian(ip[2..])]))
+                {
+                    TrafficClass = ip[1],
+                    TimeToLive = ip[8],
+                    Identification = BinaryPrimitives.ReadUInt16BigEndian(ip[4..]),
+                    IsInUdp = ip[9] == 17,
+                }
                 : new GrePacket(
                     new IPAddress(ip.Slice(8, 16)),
                     new IPAddress(ip.Slice(24, 16)),
                     DontFragment: false,
-                    ip.Slice(40, BinaryPrimitives.ReadUInt16BigEndian(ip[4..])).ToArray()));
+                    Gre(ip[6], ip.Slice(40, BinaryPrimitives.ReadUInt16BigEndian(ip[4..]))))
+                {
+                    TrafficClass = (byte)(BinaryPrimitives.ReadUInt16BigEndian(ip) >> 4),
+                    TimeToLive = ip[7],
+                    IsInUdp = ip[6] == 17,
+                });
             file = file[(16 + length)..];
         }
 
         return packets;
     }
+
+    private static byte[] Gre(byte protocol, ReadOnlySpan<byte> payload) => payload[(protocol == 17 ? 8 : 0)..].ToArray();
 }

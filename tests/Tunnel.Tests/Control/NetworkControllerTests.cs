@@ -1,4 +1,7 @@
+using System.Text.Json;
 using Tunnel.Control;
+using Tunnel.Control.Api;
+using Tunnel.Control.Configuration;
 using Tunnel.Dataplane;
 using Tunnel.TestSupport;
 using Tunnel.Wire;
@@ -268,6 +271,98 @@ public sealed class NetworkControllerTests
         await using ControlFixture fixture = await StartAsync(OnePeer, host);
         Assert.Contains("tunnel itself", Assert.Single(fixture.Network.DescribePeer("vm2").Problems), StringComparison.Ordinal);
         Assert.False(fixture.Receiver("172.17.52.9")!.IsReady);
+    }
+
+    // I7
+    [Fact]
+    public async Task AnEndpointWhoseRouteComesToLeadIntoTheTunnelIsNotUsedUntilItLeadsElsewhere()
+    {
+        var host = new FakeHostNetwork();
+        await using ControlFixture fixture = await StartAsync(OnePeer, host);
+        Assert.True(fixture.Receiver("172.17.52.9")!.IsReady);
+
+        host.Paths = _ => new HostPath(FakeHostNetwork.Address("10.0.201.1"), 7, 1476);
+        host.Change((_, _, _) => { });
+        await EventuallyAsync(() => !fixture.Receiver("172.17.52.9")!.IsReady);
+        await EventuallyAsync(() => fixture.Network.DescribePeer("vm2").Problems.Count == 1);
+        Assert.Contains("tunnel itself", fixture.Network.DescribePeer("vm2").Problems[0], StringComparison.Ordinal);
+
+        host.Paths = _ => new HostPath(FakeHostNetwork.Address("192.168.40.11"), 2, 1500);
+        host.Change((_, _, _) => { });
+        await EventuallyAsync(() => fixture.Receiver("172.17.52.9")!.IsReady && fixture.Network.DescribePeer("vm2").Problems.Count == 0);
+    }
+
+    // F1: what routers say of the path is heeded, unless it is turned off; over IPv6 it always is.
+    [Theory]
+    [InlineData("192.168.40.12", true, 1276)]
+    [InlineData("192.168.40.12", false, 1476)]
+    [InlineData("fd00:40::12", true, 1256)]
+    [InlineData("fd00:40::12", false, 1256)]
+    public async Task WithoutPathMtuDiscoveryTheGmtuIsTheDevices(string endpoint, bool pmtud, int gmtu)
+    {
+        var host = new FakeHostNetwork { Paths = to => new HostPath(FakeHostNetwork.Address(to.IsIpv4 ? "192.168.40.11" : "fd00:40::11"), 2, 1300) };
+        string yaml = $"peers:\n  vm2: {{endpoint: \"{endpoint}\", subnets: [172.17.52.0/24], pmtud: {(pmtud ? "true" : "false")}}}\n";
+        await using ControlFixture fixture = await StartAsync(yaml, host);
+        Assert.Equal(gmtu, fixture.Receiver("172.17.52.9")!.Gmtu);
+        Assert.Equal(gmtu, fixture.Network.DescribePeer("vm2").Gmtu);
+    }
+
+    [Fact]
+    public async Task OuterHeaderOptionsReachThePacketThreadsAndTheDescription()
+    {
+        await using ControlFixture fixture = await StartAsync(OnePeer);
+        await fixture.PutAsync("vm3", """
+            {"endpoint": "192.168.40.13", "subnets": ["172.17.53.0/24"], "dscp": 46, "ecn": "compatible", "ttl": "inherit", "pmtud": false, "strict": true}
+            """);
+        PeerSettings settings = fixture.Receiver("172.17.53.9")!.Settings;
+        Assert.Equal(new OuterHeaderOptions { Dscp = 46, Ecn = EcnMode.Compatible, TimeToLive = null, DiscoversPathMtu = false }, settings.Outer);
+        Assert.True(settings.IsStrict);
+        Assert.Equal(
+            """ "checksum":false,"sequence":false,"dscp":46,"ecn":"compatible","ttl":"inherit","pmtud":false,"strict":true,""".Trim(),
+            Between(JsonSerializer.Serialize(fixture.Network.DescribePeer("vm3"), ApiJson.Default.PeerModel)));
+        Assert.Equal(
+            """ "checksum":false,"sequence":false,"dscp":0,"ecn":"auto","ttl":64,"pmtud":true,"strict":false,""".Trim(),
+            Between(JsonSerializer.Serialize(fixture.Network.DescribePeer("vm2"), ApiJson.Default.PeerModel)));
+
+        // A change keeps what is known of the peer.
+        Peer before = fixture.Receiver("172.17.53.9")!;
+        before.Target.Abilities.Hear(Abilities.None, 1);
+        await fixture.Network.PatchPeerAsync("vm3", Json("""{"ecn": "auto", "dscp": "copy"}"""));
+        Assert.True(fixture.Receiver("172.17.53.9")!.Target.Abilities.IsHeard);
+        Assert.Equal((null, EcnMode.Auto), (fixture.Receiver("172.17.53.9")!.Settings.Outer.Dscp, fixture.Receiver("172.17.53.9")!.Settings.Outer.Ecn));
+
+        static string Between(string json) => json[json.IndexOf("\"checksum\"", StringComparison.Ordinal)..json.IndexOf("\"origin\"", StringComparison.Ordinal)];
+    }
+
+    // RFC 6040 section 4.2: told, but not for every packet.
+    [Fact]
+    public async Task EcnFieldsThatContradictEachOtherAreToldOnceForAllPeersAndPackets()
+    {
+        await using ControlFixture fixture = await StartAsync(OnePeer);
+        await fixture.PutAsync("vm3", Vm3);
+        var log = new LinesLog();
+        var report = new EcnReport(TimeProvider.System, log);
+        PeerEntry[] peers = [.. new[] { "172.17.52.9", "172.17.53.9" }.Select(address => fixture.Receiver(address)!).Select(EntryOf)];
+        report.Look(peers);
+        Assert.Empty(log.Lines);
+
+        for (int i = 0; i < 1000; i++)
+        {
+            peers[0].Peer.Counters[0].CountEcnAnomaly();
+        }
+
+        peers[1].Peer.Counters[0].CountEcnAnomaly();
+        report.Look(peers);
+        report.Look(peers);
+        Assert.EndsWith("from vm2 (1000), vm3 (1)", Assert.Single(log.Lines).Line, StringComparison.Ordinal);
+        Assert.Equal(1000, fixture.Network.DescribePeer("vm2").EcnAnomalies);
+
+        peers[1].Peer.Counters[0].CountEcnAnomaly();
+        report.Look(peers);
+        Assert.EndsWith("from vm3 (1)", log.Lines.Last().Line, StringComparison.Ordinal);
+
+        static PeerEntry EntryOf(Peer peer) => new(
+            new PeerConfig { Name = peer.Settings.Name, Endpoint = default, Subnets = [], Origin = PeerOrigin.Stored }, peer.Settings.Endpoint, peer, []);
     }
 
     [Fact]

@@ -70,6 +70,7 @@ public sealed class CommandTests : IDisposable
     [InlineData("--key 1:2 --encapsulation direct", """{"encapsulation":"direct","key":{"in":1,"out":2}}""")]
     [InlineData("--checksum --sequence true --ephemeral false", """{"checksum":true,"sequence":true,"ephemeral":false}""")]
     [InlineData("--checksum=false --sequence false", """{"checksum":false,"sequence":false}""")]
+    [InlineData("--dscp copy --ecn normal --ttl 255 --pmtud false --strict", """{"dscp":"copy","ecn":"normal","ttl":"255","pmtud":false,"strict":true}""")]
     public void Set_peer_sends_what_its_options_name(string options, string body)
     {
         CtlResult result = Run($"set-peer vm4 {options}");

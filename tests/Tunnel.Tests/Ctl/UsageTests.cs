@@ -4,11 +4,12 @@ namespace Tunnel.Tests.Ctl;
 public sealed class UsageTests : IDisposable
 {
     private const string AddPeer =
-        "tunnelctl add-peer NAME --endpoint ADDRESS --subnet CIDR... [--encapsulation E] [--key N|IN:OUT] [--checksum] [--sequence] [--ephemeral]";
+        "tunnelctl add-peer NAME --endpoint ADDRESS --subnet CIDR... [--encapsulation E] [--key N|IN:OUT] " +
+        "[--checksum] [--sequence] [--dscp copy|N] [--ecn MODE] [--ttl inherit|N] [--pmtud true|false] [--strict] [--ephemeral]";
 
     private const string SetPeer =
         "tunnelctl set-peer NAME [--endpoint ADDRESS] [--subnet CIDR...] [--encapsulation E] [--key N|IN:OUT|none] " +
-        "[--checksum [true|false]] [--sequence [true|false]] [--ephemeral [true|false]]";
+        "[--checksum [true|false]] [--sequence [true|false]] [--dscp copy|N] [--ecn MODE] [--ttl inherit|N] [--pmtud true|false] [--strict [true|false]] [--ephemeral [true|false]]";
 
     private const string Root = "tunnelctl [-n NETWORK | --socket PATH] [--json] COMMAND";
 

@@ -50,8 +50,8 @@ public sealed class ViewTests : IDisposable
     public void A_peers_block_has_both_keys_and_the_address_behind_a_name()
     {
         const string Peer =
-            """{"name":"vm2","endpoint":"vm2.example.org:4755","subnets":["fd00:52::/64"],"encapsulation":"gre-udp","key":{"in":1,"out":2},"checksum":false,"sequence":true,"origin":"ephemeral","address":""" +
-            """ "192.168.40.12","local":"192.168.40.11","gmtu":1464,"problems":[],"traffic":{"sent":{"packets":2,"bytes":2048},"received":{"packets":1,"bytes":1}},"last-received-seconds":0,"drops":7}""";
+            """{"name":"vm2","endpoint":"vm2.example.org:4755","subnets":["fd00:52::/64"],"encapsulation":"gre-udp","key":{"in":1,"out":2},"checksum":false,"sequence":true,"dscp":"copy","ecn":"normal","ttl":"inherit","pmtud":false,"strict":true,"origin":"ephemeral","address":""" +
+            """ "192.168.40.12","local":"192.168.40.11","gmtu":1464,"problems":[],"traffic":{"sent":{"packets":2,"bytes":2048},"received":{"packets":1,"bytes":1}},"last-received-seconds":0,"drops":7,"ecn-anomalies":2}""";
 
         Assert.Equal(
             """
@@ -63,11 +63,14 @@ public sealed class ViewTests : IDisposable
               key: 1:2
               checksum: no
               sequence: yes
+              outer header: dscp copy, ecn normal, ttl inherit, pmtud no
+              strict: yes
               origin: ephemeral
               gmtu: 1464
               traffic: 2 KiB (2 packets) sent, 1 B (1 packet) received
               last received: 0s ago
               drops: 7
+              ecn anomalies: 2
 
             """,
             Show(("GET /v1/peers/vm2", Peer)));

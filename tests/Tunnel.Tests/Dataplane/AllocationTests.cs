@@ -10,7 +10,9 @@ public sealed class AllocationTests
     [InlineData(true, 1300)]
     public void Outbound_allocates_nothing(bool withEverything, int payload)
     {
-        Peer peer = Overlay.Peer(keyOut: withEverything ? 1 : null, checksum: withEverything, sequence: withEverything);
+        var outer = new OuterHeaderOptions { Dscp = null, Ecn = EcnMode.Normal, TimeToLive = null, DiscoversPathMtu = false };
+        Peer peer = Overlay.Peer(
+            keyOut: withEverything ? 1 : null, checksum: withEverything, sequence: withEverything, outer: withEverything ? outer : OuterHeaderOptions.Default);
         RoutingHolder routing = Routing(peer);
         var tun = new ReplayTun(Batch(
             i => i % 2 == 0

@@ -80,13 +80,17 @@ public sealed class FuzzTests
         {
             _hasOffloads = number % 2 == 1;
             ushort udpPort = (ushort)(_hasOffloads ? 4754 : 0);
+            bool strict = number is 2 or 3;
+            OuterHeaderOptions outer = number % 3 == 0
+                ? OuterHeaderOptions.Default
+                : new OuterHeaderOptions { Dscp = null, Ecn = EcnMode.Normal, TimeToLive = null, DiscoversPathMtu = number % 3 == 1 };
             _peers =
             [
-                Overlay.Peer("plain"),
-                Overlay.Peer("keyed", keyIn: 42, keyOut: 43, checksum: true, sequence: true, gmtu: 1280, udpPort: udpPort),
-                Overlay.Peer("other", endpoint: Endpoints[1], keyIn: 0, keyOut: 0, gmtu: 70_000),
-                Overlay.Peer("six", endpoint: Endpoints[2], local: "fd00:40::11", checksum: true, gmtu: 1456),
-                Overlay.Peer("seven", endpoint: Endpoints[3], local: "fd00:40::11", keyIn: 1, keyOut: 1, sequence: true, gmtu: 70_000, udpPort: udpPort),
+                Overlay.Peer("plain", outer: outer, strict: strict),
+                Overlay.Peer("keyed", keyIn: 42, keyOut: 43, checksum: true, sequence: true, gmtu: 1280, udpPort: udpPort, outer: outer),
+                Overlay.Peer("other", endpoint: Endpoints[1], keyIn: 0, keyOut: 0, sequence: strict, gmtu: 70_000, strict: strict),
+                Overlay.Peer("six", endpoint: Endpoints[2], local: "fd00:40::11", checksum: true, gmtu: 1456, outer: outer, strict: strict),
+                Overlay.Peer("seven", endpoint: Endpoints[3], local: "fd00:40::11", keyIn: 1, keyOut: 1, sequence: !strict, gmtu: 70_000, udpPort: udpPort, strict: strict),
                 Overlay.Peer("waiting", endpoint: "::", local: "::"),
             ];
             string[] addresses = ["10.0.201.1", "fd00:201::1"];
@@ -241,6 +245,11 @@ public sealed class FuzzTests
                     corpus.Add(Packets.UdpPacket(destination, source, Packets.Payload(length)));
                     corpus.Add(Packets.Ip(destination, source, Packets.Udp, Packets.Payload(length), ttl: 0));
                 }
+            }
+
+            foreach (string end in (string[])[.. Locals, .. Endpoints])
+            {
+                corpus.Add(Packets.UdpPacket(end, end.Contains('.', StringComparison.Ordinal) ? "172.17.52.2" : "fd00:52::2", []));
             }
 
             corpus.Add(Packets.UdpPacket("172.17.51.2", "224.0.0.1", []));

@@ -409,6 +409,56 @@ public sealed class InboundTests
         AssertDropped(DropReason.InnerDestinationIsEndpoint, peer.Counters[0]);
     }
 
+    [Theory]
+    [Provokes(DropReason.ChecksumAbsent)]
+    [Provokes(DropReason.ChecksumUnexpected)]
+    [Provokes(DropReason.SequenceAbsent)]
+    [Provokes(DropReason.SequenceUnexpected)]
+    [InlineData(true, false, false, DropReason.ChecksumAbsent)]
+    [InlineData(true, true, false, DropReason.ChecksumUnexpected)]
+    [InlineData(true, false, true, DropReason.SequenceAbsent)]
+    [InlineData(true, false, false, DropReason.SequenceUnexpected)]
+    [InlineData(false, false, false, DropReason.ChecksumAbsent)]
+    [InlineData(false, true, false, DropReason.ChecksumUnexpected)]
+    [InlineData(false, false, true, DropReason.SequenceAbsent)]
+    [InlineData(false, false, false, DropReason.SequenceUnexpected)]
+    public void H1_from_a_strict_peer_comes_what_is_configured_and_nothing_else(bool isPacket, bool checksum, bool sequence, DropReason reason)
+    {
+        // What is wrong is the one field that the reason is about.
+        bool usesChecksum = reason == DropReason.ChecksumAbsent || (reason != DropReason.ChecksumUnexpected && checksum);
+        bool usesSequence = reason == DropReason.SequenceAbsent || (reason != DropReason.SequenceUnexpected && sequence);
+        uint? wrongSequence = reason == DropReason.SequenceAbsent ? null : usesSequence || reason == DropReason.SequenceUnexpected ? 7 : null;
+        byte[] payload = isPacket ? Packet4 : [1, 1, 0, 1];
+        ushort protocolType = isPacket ? EtherType.Ipv4 : EtherType.Experimental;
+        byte[] wrong = Packets.GrePacket(payload, checksum, null, wrongSequence, protocolType);
+        byte[] right = Packets.GrePacket(payload, usesChecksum, null, usesSequence ? 7 : null, protocolType);
+        Peer strict = Overlay.Peer(checksum: usesChecksum, sequence: usesSequence, strict: true);
+        _host.With([(strict, ["172.17.52.0/24"])]);
+        _host.Receive(Packets.Outer(Vm2, Vm1, wrong));
+        AssertDropped(reason, strict.Counters[0]);
+        Assert.False(strict.Target.Abilities.IsHeard);
+
+        _host.Receive(Packets.Outer(Vm2, Vm1, right));
+        Assert.Equal(1, strict.Counters[0].ReceivedPackets + strict.Counters[0].ReceivedMessages);
+
+        // Who is not strict takes both.
+        Peer lax = Overlay.Peer(checksum: usesChecksum, sequence: usesSequence);
+        _host.With([(lax, ["172.17.52.0/24"])]);
+        _host.Receive(Packets.Outer(Vm2, Vm1, wrong));
+        Assert.Equal(1, lax.Counters[0].ReceivedPackets + lax.Counters[0].ReceivedMessages);
+    }
+
+    [Fact]
+    public void H1_a_strict_peers_wrong_checksum_is_what_it_is()
+    {
+        Peer strict = Overlay.Peer(checksum: true, strict: true);
+        _host.With([(strict, ["172.17.52.0/24"])]);
+        byte[] gre = Packets.GrePacket(Packet4, checksum: true);
+        gre[^1] ^= 1;
+        _host.Receive(Packets.Outer(Vm2, Vm1, gre));
+        AssertDropped(DropReason.ChecksumMismatch, strict.Counters[0]);
+    }
+
     public static TheoryData<bool, bool, int, int> EcnFields
     {
         get
@@ -436,6 +486,7 @@ public sealed class InboundTests
         _host.Receive(Packets.Outer(endpoint, outerIsIpv4 ? Vm1 : "fd00:40::11", gre, trafficClass: (byte)(0x28 | outerEcn)));
 
         int merged = Ecn.Decapsulate(innerEcn, outerEcn);
+        Assert.Equal(Ecn.IsAnomalous(innerEcn, outerEcn) ? 1 : 0, peer.Counters[0].EcnAnomalies);
         if (merged < 0)
         {
             AssertDropped(DropReason.EcnCongestionLost, peer.Counters[0]);

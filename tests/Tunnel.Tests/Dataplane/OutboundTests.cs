@@ -182,6 +182,24 @@ public sealed class OutboundTests
     }
 
     [Theory]
+    [Provokes(DropReason.InnerSourceIsEndpoint)]
+    [InlineData("192.168.40.12", "192.168.40.11", "172.17.52.2")]
+    [InlineData("fd00:40::12", "fd00:40::11", "fd00:52::2")]
+    public void I6_a_source_that_is_an_end_of_the_tunnel_is_never_encapsulated(string endpoint, string local, string destination)
+    {
+        Peer peer = Overlay.Peer(endpoint: endpoint, local: local);
+        _host.With([(peer, ["172.17.52.0/24", "fd00:52::/64"])]);
+        _host.Send(Packets.UdpPacket(local, destination, []));
+        AssertDropped(DropReason.InnerSourceIsEndpoint, peer.Counters[0]);
+        _host.Send(Packets.UdpPacket(endpoint, destination, []));
+        AssertDropped(DropReason.InnerSourceIsEndpoint, peer.Counters[0], 2);
+
+        // Neighbours of theirs may well be behind this host.
+        _host.Send(Packets.UdpPacket(local.Replace("11", "13", StringComparison.Ordinal), destination, []));
+        Assert.Single(_host.Underlay.Sent);
+    }
+
+    [Theory]
     [Provokes(DropReason.PeerNotReady)]
     [InlineData("::", "192.168.40.11")]
     [InlineData("192.168.40.12", "::")]

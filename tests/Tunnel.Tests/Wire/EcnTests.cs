@@ -28,6 +28,15 @@ public sealed class EcnTests
     public void Decapsulation_follows_the_table(int inner, int outer, int expected) =>
         Assert.Equal(expected, Ecn.Decapsulate(inner, outer));
 
+    // The marked combinations of the same figure.
+    [Theory]
+    [InlineData(0b00, new[] { 0b10, 0b01, 0b11 })]
+    [InlineData(0b10, new int[0])]
+    [InlineData(0b01, new[] { 0b10 })]
+    [InlineData(0b11, new[] { 0b01 })]
+    public void What_should_not_meet_is_anomalous(int inner, int[] outer) =>
+        Assert.Equal(outer.Order(), Enumerable.Range(0, 4).Where(other => Ecn.IsAnomalous(inner, other)));
+
     [Fact]
     public void SetIpv4_keeps_the_checksum_valid_for_every_TOS()
     {

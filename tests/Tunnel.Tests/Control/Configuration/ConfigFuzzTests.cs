@@ -32,6 +32,11 @@ public class ConfigFuzzTests
             key: 42
             checksum: false
             sequence: false
+            dscp: copy
+            ecn: normal
+            ttl: 255
+            pmtud: false
+            strict: true
         """,
         """
         # comment
@@ -47,7 +52,7 @@ public class ConfigFuzzTests
 
     private static readonly string[] Json =
     [
-        """{"endpoint": "192.168.40.12", "subnets": ["172.17.52.0/24", "fd00:52::/64"], "encapsulation": "gre", "key": {"in": 1, "out": "0x2"}, "checksum": true, "sequence": null, "ephemeral": false}""",
+        """{"endpoint": "192.168.40.12", "subnets": ["172.17.52.0/24", "fd00:52::/64"], "encapsulation": "gre", "key": {"in": 1, "out": "0x2"}, "checksum": true, "sequence": null, "dscp": 46, "ecn": "auto", "ttl": "inherit", "pmtud": true, "strict": null, "ephemeral": false}""",
         """{"subnets": ["10.0.0.0/8"], "key": null}""",
     ];
 

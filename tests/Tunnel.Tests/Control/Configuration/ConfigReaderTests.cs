@@ -85,6 +85,11 @@ public class ConfigReaderTests
                 key: {in: 0x2a, out: 0.0.1.0}
                 checksum: true
                 sequence: true
+                dscp: 63
+                ecn: compatible
+                ttl: inherit
+                pmtud: false
+                strict: true
               a:
                 endpoint: "fd00:40:0:0::12"
                 subnets:
@@ -99,6 +104,9 @@ public class ConfigReaderTests
         PeerConfig first = network.Peers[0];
         Assert.Equal(new PeerEndpoint("vm2.example.com", InetAddress.None, null), first.Endpoint);
         Assert.Equal((Encapsulation.Auto, new GreKeys(42, 256), true, true), (first.Encapsulation, first.Key, first.Checksum, first.Sequence));
+        Assert.Equal(new OuterHeaderOptions { Dscp = 63, Ecn = EcnMode.Compatible, TimeToLive = null, DiscoversPathMtu = false }, first.Outer);
+        Assert.True(first.Strict);
+        Assert.Equal(OuterHeaderOptions.Default, network.Peers[1].Outer);
         Assert.Equal("fd00:40::12", network.Peers[1].Endpoint.Host);
         Assert.Equal(new GreKeys(uint.MaxValue, uint.MaxValue), network.Peers[1].Key);
         Assert.Equal([Encapsulation.Gre, Encapsulation.Gre], network.Peers.Select(network.EncapsulationOf));
@@ -209,12 +217,12 @@ public class ConfigReaderTests
             "peers:\n  vm2: {endpont: 192.168.40.12, subnets: [172.17.52.0/24]}\n",
             [
                 "tun0.yaml:2:3: peer vm2 has no endpoint (add endpoint: ADDRESS)",
-                "tun0.yaml:2:9: unknown key \"endpont\" in peers.vm2 (did you mean endpoint? allowed: endpoint, subnets, encapsulation, key, checksum, sequence)",
+                "tun0.yaml:2:9: unknown key \"endpont\" in peers.vm2 (did you mean endpoint? allowed: endpoint, subnets, encapsulation, key, checksum, sequence, dscp, ecn, ttl, pmtud, strict)",
             ]
         },
         {
             "peers:\n  vm2: {endpoint: 192.168.40.12, subnets: [172.17.52.0/24], ephemeral: true}\n",
-            ["tun0.yaml:2:61: unknown key \"ephemeral\" in peers.vm2 (allowed: endpoint, subnets, encapsulation, key, checksum, sequence)"]
+            ["tun0.yaml:2:61: unknown key \"ephemeral\" in peers.vm2 (allowed: endpoint, subnets, encapsulation, key, checksum, sequence, dscp, ecn, ttl, pmtud, strict)"]
         },
         {
             "subnets: [172.17.51.0/24]\npeers:\n  vm2: {endpoint: a, subnets: [172.17.52.0/24]}\n  vm2: {endpoint: b, subnets: [172.17.53.0/24]}\nsubnets: []\n",
@@ -252,7 +260,7 @@ public class ConfigReaderTests
         { "underlay: {local: []}\n", ["tun0.yaml:1:19: local is empty (remove it, or give an address)"] },
         { "underlay: {accept: []}\n", ["tun0.yaml:1:20: accept is empty (remove it, or write [gre])"] },
         { "peers: [vm2]\n", ["tun0.yaml:1:8: peers must be a map, not a list (write each peer as NAME: with its settings indented below)"] },
-        { "peers:\n  vm2: 192.168.40.12\n", ["tun0.yaml:2:8: peers.vm2 must be a map, not text (keys: endpoint, subnets, encapsulation, key, checksum, sequence)"] },
+        { "peers:\n  vm2: 192.168.40.12\n", ["tun0.yaml:2:8: peers.vm2 must be a map, not text (keys: endpoint, subnets, encapsulation, key, checksum, sequence, dscp, ecn, ttl, pmtud, strict)"] },
         { PeerWith("endpoint: 192.168.40.12, subnets: []"), ["tun0.yaml:2:43: subnets is empty (a peer has at least one subnet behind it)"] },
         { PeerWith("endpoint: 192.168.40.12, subnets: "), ["tun0.yaml:2:34: subnets must be a list, not nothing (write [ITEM, ITEM])"] },
         { PeerWith("endpoint: ~, subnets: [172.17.52.0/24]"), ["tun0.yaml:2:9: endpoint has no value (give one, or remove it)"] },

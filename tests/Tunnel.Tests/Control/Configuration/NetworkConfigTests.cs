@@ -145,6 +145,7 @@ public class NetworkConfigTests
             ("subnets: [172.17.51", "datapath: {busy-poll: 1us}\nsubnets: [172.17.51"),
             ("local: 192.168.40.11", "interface: eth1"), ("51.0/24", "51.0/25"), ("vm2", "vm3"), ("40.12", "40.13"), (", 10.0.201.2/32", ""),
             ("32]", "32], key: 1"), ("32]", "32], checksum: true"), ("32]", "32], sequence: true"), ("32]", "32], encapsulation: gre"),
+            ("32]", "32], dscp: copy"), ("32]", "32], ecn: normal"), ("32]", "32], ttl: 65"), ("32]", "32], pmtud: false"), ("32]", "32], strict: true"),
         })
         {
             Assert.Contains(from, File, StringComparison.Ordinal);

@@ -1,4 +1,5 @@
 using Tunnel.Control.Configuration;
+using Tunnel.Dataplane;
 using static Tunnel.Tests.Control.Configuration.ConfigTesting;
 
 namespace Tunnel.Tests.Control.Configuration;
@@ -15,7 +16,7 @@ public class PeerReaderTests
         PeerConfig expected = Peer("vm2", "192.168.40.12", "172.17.52.0/24");
 
         Assert.Equal(expected, Put($"{{{Endpoint}, {Subnets}}}").Value);
-        Assert.Equal(expected, Put($$"""{{{Endpoint}}, {{Subnets}}, "encapsulation": null, "key": null, "checksum": null, "sequence": null, "ephemeral": null}""").Value);
+        Assert.Equal(expected, Put($$"""{{{Endpoint}}, {{Subnets}}, "encapsulation": null, "key": null, "checksum": null, "sequence": null, "dscp": null, "ecn": null, "ttl": null, "pmtud": null, "strict": null, "ephemeral": null}""").Value);
     }
 
     [Theory]
@@ -30,7 +31,7 @@ public class PeerReaderTests
     [Fact]
     public void Put_reads_every_property()
     {
-        PeerConfig peer = Put($$"""{{{Endpoint}}, {{Subnets}}, "encapsulation": "auto", "key": 1, "checksum": true, "sequence": true, "ephemeral": true}""").Value!;
+        PeerConfig peer = Put($$"""{{{Endpoint}}, {{Subnets}}, "encapsulation": "auto", "key": 1, "checksum": true, "sequence": true, "dscp": 46, "ecn": "normal", "ttl": "inherit", "pmtud": false, "strict": true, "ephemeral": true}""").Value!;
 
         Assert.Equal(
             Peer("vm2", "192.168.40.12", "172.17.52.0/24") with
@@ -39,6 +40,8 @@ public class PeerReaderTests
                 Key = new GreKeys(1, 1),
                 Checksum = true,
                 Sequence = true,
+                Outer = new OuterHeaderOptions { Dscp = 46, Ecn = EcnMode.Normal, TimeToLive = null, DiscoversPathMtu = false },
+                Strict = true,
                 Origin = PeerOrigin.Ephemeral,
             },
             peer);
@@ -56,16 +59,23 @@ public class PeerReaderTests
         { $"{{{Endpoint}, \"subnets\": \"172.17.52.0/24\"}}", "subnets", "subnets must be a list, not text (write [172.17.52.0/24])" },
         { $"{{{Endpoint}, \"subnets\": []}}", "subnets", "subnets is empty (a peer has at least one subnet behind it)" },
         { $"{{{Endpoint}, \"subnets\": [\"172.17.52.1/24\"]}}", "subnets[0]", "subnets[0]: 172.17.52.1/24 has bits set beyond its prefix length (the subnet is 172.17.52.0/24; the one address is 172.17.52.1/32)" },
-        { $"{{{Endpoint}, {Subnets}, \"check-sum\": true}}", "check-sum", "unknown key \"check-sum\" in the body (did you mean checksum? allowed: endpoint, subnets, encapsulation, key, checksum, sequence, ephemeral)" },
+        { $"{{{Endpoint}, {Subnets}, \"check-sum\": true}}", "check-sum", "unknown key \"check-sum\" in the body (did you mean checksum? allowed: endpoint, subnets, encapsulation, key, checksum, sequence, dscp, ecn, ttl, pmtud, strict, ephemeral)" },
         { $"{{{Endpoint}, {Subnets}, \"checksum\": \"true\"}}", "checksum", "checksum must be true or false, not the text \"true\" (without quotes)" },
         { $"{{{Endpoint}, {Subnets}, \"checksum\": 1}}", "checksum", "checksum must be true or false, not \"1\" (without quotes)" },
         { $"{{{Endpoint}, {Subnets}, \"ephemeral\": []}}", "ephemeral", "ephemeral must be true or false, not a list (without quotes)" },
         { $"{{{Endpoint}, {Subnets}, \"key\": 4.2e1}}", "key", "key: \"4.2e1\" is not a key (0 to 4294967295, as 42, 0x2a or 0.0.0.42)" },
         { $"{{{Endpoint}, {Subnets}, \"key\": {{\"in\": 1}}}}", "key", "key has no out (give both, as {in: 1, out: 2}, or one number for both directions)" },
         { $"{{{Endpoint}, {Subnets}, \"encapsulation\": \"direct\"}}", "encapsulation", "encapsulation direct: this version of tunneld carries gre and gre-udp only (write gre, gre-udp or auto)" },
+        { $"{{{Endpoint}, {Subnets}, \"dscp\": 64}}", "dscp", "dscp: \"64\" is not a DSCP (copy, or a number from 0 to 63)" },
+        { $"{{{Endpoint}, {Subnets}, \"dscp\": \"inherit\"}}", "dscp", "dscp: \"inherit\" is not a DSCP (copy, or a number from 0 to 63)" },
+        { $"{{{Endpoint}, {Subnets}, \"ttl\": 0}}", "ttl", "ttl: \"0\" is not a TTL (inherit, or a number from 1 to 255)" },
+        { $"{{{Endpoint}, {Subnets}, \"ttl\": 256}}", "ttl", "ttl: \"256\" is not a TTL (inherit, or a number from 1 to 255)" },
+        { $"{{{Endpoint}, {Subnets}, \"ecn\": \"normall\"}}", "ecn", "ecn: \"normall\" is not an ECN mode (did you mean normal? allowed: auto, normal, compatible)" },
+        { $"{{{Endpoint}, {Subnets}, \"ecn\": true}}", "ecn", "ecn must be one value, not true or false (write the value alone)" },
+        { $"{{{Endpoint}, {Subnets}, \"pmtud\": \"no\"}}", "pmtud", "pmtud must be true or false, not the text \"no\" (without quotes)" },
         { $"{{{Endpoint}, {Subnets}, {Endpoint}}}", "endpoint", "\"endpoint\" is there twice (keep one of them)" },
         { $"{{{Endpoint}, {Subnets}, \"key\": \"\\ud800\"}}", null, "a string is not valid Unicode (surrogate escapes such as \\ud800 stand in pairs)" },
-        { $"{{{Endpoint}, {Subnets}, \"\\u001b\\n\": 1}}", "\\u001b\\u000a", "unknown key \"\\u001b\\u000a\" in the body (allowed: endpoint, subnets, encapsulation, key, checksum, sequence, ephemeral)" },
+        { $"{{{Endpoint}, {Subnets}, \"\\u001b\\n\": 1}}", "\\u001b\\u000a", "unknown key \"\\u001b\\u000a\" in the body (allowed: endpoint, subnets, encapsulation, key, checksum, sequence, dscp, ecn, ttl, pmtud, strict, ephemeral)" },
     };
 
     [Theory]
@@ -107,6 +117,13 @@ public class PeerReaderTests
         Assert.Equal(peer with { Checksum = false, Sequence = true }, PeerReader.Patch(peer, Json("""{"checksum": false, "sequence": true}""")).Value);
         Assert.Equal(peer with { Subnets = [Prefix("10.0.0.0/8")] }, PeerReader.Patch(peer, Json("""{"subnets": ["10.0.0.0/8"]}""")).Value);
         Assert.Equal(peer with { Origin = PeerOrigin.Stored, Encapsulation = null }, PeerReader.Patch(peer, Json("""{"ephemeral": false, "encapsulation": null}""")).Value);
+        PeerConfig special = peer with { Strict = true, Outer = new OuterHeaderOptions { Dscp = null, TimeToLive = 1, DiscoversPathMtu = false, Ecn = EcnMode.Compatible } };
+        Assert.Equal(special, PeerReader.Patch(peer, Json("""{"dscp": "copy", "ttl": 1, "pmtud": false, "ecn": "compatible", "strict": true}""")).Value);
+        Assert.Equal(special with { Outer = special.Outer with { Dscp = 0 } }, PeerReader.Patch(special, Json("""{"dscp": null}""")).Value);
+        Assert.Equal(special with { Outer = special.Outer with { Ecn = EcnMode.Auto } }, PeerReader.Patch(special, Json("""{"ecn": null}""")).Value);
+        Assert.Equal(special with { Outer = special.Outer with { TimeToLive = 64 } }, PeerReader.Patch(special, Json("""{"ttl": null}""")).Value);
+        Assert.Equal(special with { Outer = special.Outer with { DiscoversPathMtu = true } }, PeerReader.Patch(special, Json("""{"pmtud": null}""")).Value);
+        Assert.Equal(special with { Strict = false }, PeerReader.Patch(special, Json("""{"strict": null}""")).Value);
         Assert.Equal(Encapsulation.GreUdp, PeerReader.Patch(peer, Json("""{"encapsulation": "gre-udp"}""")).Value?.Encapsulation);
         Assert.Equal(4755, PeerReader.Patch(peer, Json("""{"endpoint": "192.168.40.13:4755"}""")).Value?.Endpoint.Port);
         Assert.Equal("192.168.40.13", PeerReader.Patch(peer, Json("""{"endpoint": "192.168.40.13"}""")).Value?.Endpoint.Host);
@@ -117,7 +134,7 @@ public class PeerReaderTests
     [InlineData("""{"subnets": null}""", "subnets must be a list, not nothing (write [ITEM, ITEM])")]
     [InlineData("""{"subnets": []}""", "subnets is empty (a peer has at least one subnet behind it)")]
     [InlineData("""{"key": {"in": 1}}""", "key has no out (give both, as {in: 1, out: 2}, or one number for both directions)")]
-    [InlineData("""{"name": "vm3"}""", "unknown key \"name\" in the body (allowed: endpoint, subnets, encapsulation, key, checksum, sequence, ephemeral)")]
+    [InlineData("""{"name": "vm3"}""", "unknown key \"name\" in the body (allowed: endpoint, subnets, encapsulation, key, checksum, sequence, dscp, ecn, ttl, pmtud, strict, ephemeral)")]
     [InlineData("7", "the body must be a JSON object ({\"endpoint\": \"192.168.40.12\", \"subnets\": [\"172.17.52.0/24\"]})")]
     public void Wrong_patch_is_refused(string body, string line) =>
         Assert.Equal([line], Lines(PeerReader.Patch(Peer("vm2", "192.168.40.12", "172.17.52.0/24"), Json(body)).Errors));

@@ -2,6 +2,7 @@ using System.Diagnostics;
 using System.Runtime.Versioning;
 using System.Text;
 using Tunnel.Control.Configuration;
+using Tunnel.Dataplane;
 using Tunnel.Wire;
 using static Tunnel.Tests.Control.Configuration.ConfigTesting;
 
@@ -41,6 +42,11 @@ public sealed class PeerStoreTests : IDisposable
             key: {in: 1, out: 2}
             checksum: true
             sequence: true
+            dscp: copy
+            ecn: normal
+            ttl: 255
+            pmtud: false
+            strict: true
 
             """,
             PeerStore.Write(Peer("vm3", "[fd00::]:4754", "fd00:53::/64", "172.17.53.0/24") with
@@ -49,6 +55,8 @@ public sealed class PeerStoreTests : IDisposable
                 Key = new GreKeys(1, 2),
                 Checksum = true,
                 Sequence = true,
+                Outer = new OuterHeaderOptions { Dscp = null, Ecn = EcnMode.Normal, TimeToLive = 255, DiscoversPathMtu = false },
+                Strict = true,
             }));
     }
 
@@ -279,6 +287,14 @@ public sealed class PeerStoreTests : IDisposable
             Key = random.Next(3) switch { 0 => new GreKeys(7, 7), 1 => new GreKeys((uint)random.NextInt64(1L << 32), (uint)random.NextInt64(1L << 32)), _ => null },
             Checksum = random.Next(2) == 0,
             Sequence = random.Next(2) == 0,
+            Outer = new OuterHeaderOptions
+            {
+                Dscp = random.Next(2) == 0 ? null : (byte)random.Next(64),
+                Ecn = (EcnMode)random.Next(3),
+                TimeToLive = random.Next(2) == 0 ? null : (byte)random.Next(1, 256),
+                DiscoversPathMtu = random.Next(2) == 0,
+            },
+            Strict = random.Next(2) == 0,
             Origin = PeerOrigin.Stored,
         };
     }
