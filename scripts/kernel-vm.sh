@@ -108,7 +108,7 @@ make_base() {
   mapfile -t needs < <(libraries "$root/bin/busybox")
   add_files "$root" "${needs[@]}"
   cp "$repo/scripts/kernel-vm/init" "$root/init"
-  add_programs "$root" sh ip ping nc nft flock
+  add_programs "$root" sh ip ping nc nft ethtool flock timeout
   add_modules "$root"
   pack "$root" "$work/base.cpio"
 }
@@ -136,7 +136,7 @@ make_images() {
   [[ $(uname -m) == x86_64 ]] || unavailable "only x86-64 is known here, not $(uname -m)"
   command -v apt-get >/dev/null || unavailable "needs apt-get"
   is_root || die "needs root"
-  install_missing qemu-system-x86_64:qemu-system-x86 busybox:busybox-static ip:iproute2 ping:iputils-ping nc:netcat-openbsd nft:nftables
+  install_missing qemu-system-x86_64:qemu-system-x86 busybox:busybox-static ip:iproute2 ping:iputils-ping nc:netcat-openbsd nft:nftables ethtool:ethtool
   find_dotnet
   if [[ ! $program ]]; then
     program=$dist/tunneld
