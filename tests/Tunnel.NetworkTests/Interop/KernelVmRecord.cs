@@ -36,7 +36,7 @@ internal static class KernelVmRecord
             }
         }
 
-        File.WriteAllText(file, "[\n" + string.Join(",\n", Lines) + "\n]\n", new UTF8Encoding(encoderShouldEmitUTF8Identifier: false));
+        File.WriteAllText(file, "[\n" + string.Join(",\n", Lines.Order(StringComparer.Ordinal)) + "\n]\n", new UTF8Encoding(encoderShouldEmitUTF8Identifier: false));
     }
 
     // The inner IP version and the type of an ICMP echo, request or reply; null for anything else.

@@ -225,7 +225,7 @@ public sealed partial class KernelVmTests(KernelVmLab lab, ITestOutputHelper out
               aead 'rfc4106(gcm(aes))' 0x000102030405060708090a0b0c0d0e0f10111213 128
             """;
         return $"""
-            for module in xfrm_user esp4 gcm seqiv ctr ghash-generic; do modprobe $module || true; done
+            for module in xfrm_user esp4 gcm ctr ghash-generic seqiv sha512_generic drbg; do modprobe $module; done
             {State(own, other)}
             {State(other, own)}
             ip xfrm policy add src {own} dst {other} proto 47 dir out tmpl src {own} dst {other} proto esp mode transport
