@@ -40,6 +40,8 @@ if is_root; then
     redis-cli:redis-tools setpriv:util-linux gcc:gcc /usr/include/stdio.h:libc6-dev /usr/include/linux/if_tun.h:linux-libc-dev \
     /usr/bin/python3:python3 /usr/lib/python3/dist-packages/scapy:python3-scapy systemd-analyze:systemd shellcheck:shellcheck jq:jq \
     tshark:tshark nft:nftables iptables-nft-restore:iptables
+  # The virtual machines of the interop tests. Where they can't be had those tests are skipped.
+  [[ $(uname -m) != x86_64 ]] || install_missing qemu-system-x86_64:qemu-system-x86 busybox:busybox-static
 else
   say "not root: tests that need network namespaces are skipped (sudo $0 runs them)"
 fi
@@ -89,7 +91,7 @@ for project in "${projects[@]//\\//}"; do
   grep -q Microsoft.NET.Test.Sdk "$project" && test_project "$project"
 done
 
-for script in scripts/*.sh scripts/bench/*.sh .ci/run; do
+for script in scripts/*.sh scripts/bench/*.sh scripts/kernel-vm/init .ci/run; do
   check "$script parses" bash -n "$script"
 done
 check "scripts/soak.sh --help" scripts/soak.sh --help

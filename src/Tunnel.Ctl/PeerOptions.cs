@@ -22,6 +22,9 @@ internal sealed class PeerOptions
     private readonly Option<string?> _ttl;
     private readonly Option<bool> _pmtud;
     private readonly Option<bool> _strict;
+    private readonly Option<string?> _keepalive;
+    private readonly Option<string?> _onDown;
+    private readonly Option<string?> _onRefused;
     private readonly Option<bool> _ephemeral;
 
     /// <summary>Makes the options.</summary>
@@ -64,6 +67,9 @@ internal sealed class PeerOptions
             Arity = ArgumentArity.ExactlyOne,
         };
         _strict = Flag("--strict", "take only packets with checksum and sequence number just as they are sent");
+        _keepalive = new("--keepalive") { HelpName = "TIME", Description = "how often to ask whether the peer is there: auto, off, 5s, or gre:5s for a router" };
+        _onDown = new("--on-down") { HelpName = "keep|withdraw", Description = "what becomes of its routes while it is down" };
+        _onRefused = new("--on-refused") { HelpName = "stop|retry", Description = "what to do where nobody listens at its UDP port" };
         _ephemeral = Flag("--ephemeral", "keep the peer only until the daemon ends");
     }
 
@@ -99,7 +105,7 @@ internal sealed class PeerOptions
             writer.WriteEndArray();
         }
 
-        foreach (Option<string?> word in new[] { _encapsulation, _dscp, _ecn, _ttl })
+        foreach (Option<string?> word in new[] { _encapsulation, _dscp, _ecn, _ttl, _keepalive, _onDown, _onRefused })
         {
             if (IsGiven(parsed, word))
                 writer.WriteString(Property(word), parsed.GetValue(word));
@@ -132,7 +138,8 @@ internal sealed class PeerOptions
         Arity = _forNewPeer ? ArgumentArity.Zero : ArgumentArity.ZeroOrOne,
     };
 
-    private Option[] All() => [_endpoint, _subnets, _encapsulation, _key, _checksum, _sequence, _dscp, _ecn, _ttl, _pmtud, _strict, _ephemeral];
+    private Option[] All() =>
+        [_endpoint, _subnets, _encapsulation, _key, _checksum, _sequence, _dscp, _ecn, _ttl, _pmtud, _strict, _keepalive, _onDown, _onRefused, _ephemeral];
 
     private void WriteKey(Utf8JsonWriter writer, string text)
     {

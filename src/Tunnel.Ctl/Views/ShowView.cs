@@ -8,6 +8,7 @@ internal static class ShowView
     private static readonly Column[] Columns =
     [
         new("PEER"),
+        new("STATE"),
         new("ENDPOINT"),
         new("SUBNETS", IsList: true),
         new("ENCAPSULATION", IsList: true),
@@ -71,8 +72,10 @@ internal static class ShowView
             new("checksum", YesNo(peer, "checksum")),
             new("sequence", YesNo(peer, "sequence")),
             .. OuterHeader(peer),
+            .. Watch(peer),
             new("origin", Text(peer, "origin")),
             new("gmtu", Text(peer, "gmtu")),
+            .. PathMtu(peer),
             new("traffic", PeerText.Traffic(peer.Member("traffic"))),
             new("last received", last is null ? "never" : $"{last} ago"),
             new("drops", Drops(peer)),
@@ -87,6 +90,33 @@ internal static class ShowView
             ? [new("outer header", $"dscp {dscp}, ecn {Text(peer, "ecn")}, ttl {Text(peer, "ttl")}, pmtud {YesNo(peer, "pmtud")}"), new("strict", YesNo(peer, "strict"))]
             : [];
 
+    private static IEnumerable<Line> Watch(JsonElement peer)
+    {
+        if (peer.Member("state").Text() is null)
+            return [];
+
+        Cell state = State(peer);
+        string since = Ago(peer, "state-seconds") is { } time ? $" for {time}" : "";
+        string roundTrip = peer.Member("rtt-ms").Text() is { } milliseconds ? $", rtt {milliseconds} ms" : "";
+        string loss = peer.Member("loss-percent").Text() is { } percent ? $", loss {percent} %" : "";
+        return
+        [
+            new("state", new Cell($"{state.Text}{since}{roundTrip}{loss}", state.Tone)),
+            new("keepalive", $"{Text(peer, "keepalive")}, on-down {Text(peer, "on-down")}, on-refused {Text(peer, "on-refused")}"),
+        ];
+    }
+
+    private static IEnumerable<Line> PathMtu(JsonElement peer) =>
+        peer.Member("path-mtu").Text() is { } mtu ? [new("path mtu", peer.Member("path-mtu-confirmed").IsTrue() ? $"{mtu}, confirmed" : mtu)] : [];
+
+    private static Cell State(JsonElement peer) => peer.Member("state").Text() switch
+    {
+        "up" => new Cell("up", Tone.Good),
+        "unknown" => "unknown",
+        null => PeerText.Unknown,
+        { } state => new Cell(state, Tone.Bad),
+    };
+
     // Rare, and something is wrong on the way.
     private static IEnumerable<Line> EcnAnomalies(JsonElement peer) =>
         peer.Member("ecn-anomalies").Count() is > 0 and long count ? [new("ecn anomalies", new Cell(count.ToString(), Tone.Bad))] : [];
@@ -99,6 +129,7 @@ internal static class ShowView
         return
         [
             Text(peer, "name"),
+            State(peer),
             Text(peer, "endpoint"),
             string.Join(',', peer.Member("subnets").Texts()),
             PeerText.Encapsulation(peer),

@@ -359,9 +359,16 @@ public sealed class Inbound
         _probes.Unknown[_worker].TryAdd(new Stranger(source, gre.HasKey, gre.Key, inner));
     }
 
-    // What the kernel has said beside the packet.
+    // What the kernel has said beside the packet. The checksum that it left to a device may be the GRE header's own: the kernel's GRE does so,
+    // and where no device had to finish it (a bridge to a virtual machine, veth) there is nothing to verify, and the inner packet is complete.
     private static CoalescingVerdict Known(in Arrival packet, in GreView gre, out Offload offload)
     {
+        if (packet.Offload is { NeedsChecksum: true, ChecksumStart: 0, Gso: GsoType.None } && gre.HasChecksum)
+        {
+            offload = default;
+            return CoalescingVerdict.Partial;
+        }
+
         offload = Shift(packet.Offload, gre.HeaderLength);
         return offload.NeedsChecksum || offload.Gso != GsoType.None ? CoalescingVerdict.Partial : CoalescingVerdict.Ordinary;
     }

@@ -71,6 +71,28 @@ public sealed class InboundTests
         Assert.Equal(reason is null ? 1 : 0, _host.Tun.Written.Count);
     }
 
+    [Theory]
+    [InlineData(true, null)]
+    [InlineData(false, DropReason.ChecksumMismatch)]
+    public void A_GRE_checksum_that_the_senders_kernel_left_to_a_device_is_not_verified(bool isUnfinished, DropReason? reason)
+    {
+        Serve();
+        byte[] gre = Packets.GrePacket(Packet4, checksum: true);
+        Packets.Put16(gre, 4, 0);
+        _host.Receive(new ReceivedPacket(Packets.Outer(Vm2, Vm1, gre))
+        {
+            Reception = Reception.PacketSocket,
+            Offload = new Offload(GsoType.None, 0, 0, NeedsChecksum: isUnfinished, ChecksumStart: (ushort)(isUnfinished ? 20 : 0), ChecksumOffset: (ushort)(isUnfinished ? 4 : 0)),
+        });
+        Assert.Equal(reason is null ? [] : new Dictionary<DropReason, long> { [reason.Value] = 1 }, _host.Drops());
+        if (reason is null)
+        {
+            (byte[] delivered, Offload offload) = Assert.Single(_host.Tun.Written);
+            Assert.Equal(Packet4, delivered);
+            Assert.Equal(default, offload);
+        }
+    }
+
     [Fact]
     public void An_idle_underlay_makes_no_work() => Assert.Equal(0, _host.RunInbound());
 
