@@ -12,8 +12,8 @@ public sealed class MemoryHost
     public MemoryHost(Offloads offloads = default)
     {
         OffloadState = new OffloadState(offloads);
-        _outbound = new Outbound(Tun, Underlay, Routing, Network, OffloadState, worker: 0);
-        _inbound = new Inbound(Underlay, Tun, Routing, Network, OffloadState, worker: 0);
+        _outbound = new Outbound(Tun, Underlay, Routing, Network, OffloadState, worker: 0, Probes.Requests);
+        _inbound = new Inbound(Underlay, Tun, Routing, Network, OffloadState, worker: 0, Probes);
     }
 
     /// <summary>Its TUN device.</summary>
@@ -21,6 +21,9 @@ public sealed class MemoryHost
 
     /// <summary>Its underlay.</summary>
     public MemoryUnderlay Underlay { get; } = new();
+
+    /// <summary>Questions to its peers, and their answers.</summary>
+    public ProbeExchange Probes { get; } = new(workers: 1);
 
     /// <summary>Its offloads.</summary>
     public OffloadState OffloadState { get; }

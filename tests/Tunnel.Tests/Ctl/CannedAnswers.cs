@@ -13,17 +13,17 @@ internal static class CannedAnswers
     public const string Vm2 =
         """{"name":"vm2","endpoint":"192.168.40.12","subnets":["172.17.52.0/24","10.0.201.2/32"],"encapsulation":"gre","checksum":false,"sequence":false,"dscp":0,"ecn":"auto","ttl":64,"pmtud":true,"strict":false""" +
         ""","origin":"file","address":"192.168.40.12","local":"192.168.40.11","gmtu":1476,"problems":[]""" +
-        ""","traffic":{"sent":{"packets":15230,"bytes":19736412},"received":{"packets":8021,"bytes":641680}},"last-received-seconds":3.2,"drops":3,"ecn-anomalies":0}""";
+        ""","traffic":{"sent":{"packets":15230,"bytes":19736412},"received":{"packets":8021,"bytes":641680}},"last-received-seconds":3.2,"drops":3,"ecn-anomalies":0,"keepalive":"auto","on-down":"keep","on-refused":"stop","state":"up","state-seconds":7500.1,"rtt-ms":0.214,"loss-percent":0,"path-mtu":1500,"path-mtu-confirmed":true}""";
 
     public const string Vm3 =
         """{"name":"vm3","endpoint":"vm3.example.org","subnets":["172.17.53.0/24"],"encapsulation":"gre","key":42,"checksum":true,"sequence":false,"dscp":0,"ecn":"auto","ttl":64,"pmtud":true,"strict":false""" +
         ""","origin":"stored","address":null,"local":null,"gmtu":1476,"problems":["endpoint vm3.example.org does not resolve: no answer within 3 s"]""" +
-        ""","traffic":{"sent":{"packets":0,"bytes":0},"received":{"packets":0,"bytes":0}},"last-received-seconds":null,"drops":0,"ecn-anomalies":0}""";
+        ""","traffic":{"sent":{"packets":0,"bytes":0},"received":{"packets":0,"bytes":0}},"last-received-seconds":null,"drops":0,"ecn-anomalies":0,"keepalive":"auto","on-down":"keep","on-refused":"stop","state":"unknown","state-seconds":null,"rtt-ms":null,"loss-percent":null,"path-mtu":1500,"path-mtu-confirmed":false}""";
 
     public const string Vm4 =
         """{"name":"vm4","endpoint":"192.168.40.14","subnets":["172.17.54.0/24"],"encapsulation":"gre","checksum":false,"sequence":false,"dscp":0,"ecn":"auto","ttl":64,"pmtud":true,"strict":false""" +
         ""","origin":"stored","address":"192.168.40.14","local":"192.168.40.11","gmtu":1476,"problems":[]""" +
-        ""","traffic":{"sent":{"packets":0,"bytes":0},"received":{"packets":0,"bytes":0}},"last-received-seconds":null,"drops":0,"ecn-anomalies":0}""";
+        ""","traffic":{"sent":{"packets":0,"bytes":0},"received":{"packets":0,"bytes":0}},"last-received-seconds":null,"drops":0,"ecn-anomalies":0,"keepalive":"auto","on-down":"keep","on-refused":"stop","state":"unknown","state-seconds":null,"rtt-ms":null,"loss-percent":null,"path-mtu":1500,"path-mtu-confirmed":false}""";
 
     public const string Routes =
         """[{"prefix":"10.0.201.2/32","peer":"vm2","mtu":1476,"installed":true,"problem":null},""" +

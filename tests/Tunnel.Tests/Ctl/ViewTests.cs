@@ -51,7 +51,7 @@ public sealed class ViewTests : IDisposable
     {
         const string Peer =
             """{"name":"vm2","endpoint":"vm2.example.org:4755","subnets":["fd00:52::/64"],"encapsulation":"gre-udp","key":{"in":1,"out":2},"checksum":false,"sequence":true,"dscp":"copy","ecn":"normal","ttl":"inherit","pmtud":false,"strict":true,"origin":"ephemeral","address":""" +
-            """ "192.168.40.12","local":"192.168.40.11","gmtu":1464,"problems":[],"traffic":{"sent":{"packets":2,"bytes":2048},"received":{"packets":1,"bytes":1}},"last-received-seconds":0,"drops":7,"ecn-anomalies":2}""";
+            """ "192.168.40.12","local":"192.168.40.11","gmtu":1464,"problems":[],"traffic":{"sent":{"packets":2,"bytes":2048},"received":{"packets":1,"bytes":1}},"last-received-seconds":0,"drops":7,"ecn-anomalies":2,"keepalive":"gre:10s","on-down":"withdraw","on-refused":"retry","state":"degraded","state-seconds":61,"rtt-ms":12.5,"loss-percent":25,"path-mtu":1500,"path-mtu-confirmed":true}""";
 
         Assert.Equal(
             """
@@ -65,8 +65,11 @@ public sealed class ViewTests : IDisposable
               sequence: yes
               outer header: dscp copy, ecn normal, ttl inherit, pmtud no
               strict: yes
+              state: degraded for 1m1s, rtt 12.5 ms, loss 25 %
+              keepalive: gre:10s, on-down withdraw, on-refused retry
               origin: ephemeral
               gmtu: 1464
+              path mtu: 1500, confirmed
               traffic: 2 KiB (2 packets) sent, 1 B (1 packet) received
               last received: 0s ago
               drops: 7
@@ -102,8 +105,8 @@ public sealed class ViewTests : IDisposable
               drops: 0
               daemon: tunneld -, pid -, up -
 
-            PEER  ENDPOINT  SUBNETS  ENCAPSULATION  GMTU  SENT  RECEIVED   LAST  DROPS  PROBLEMS
-            -     -         -        -                 -    0B        0B  never      0  -
+            PEER  STATE  ENDPOINT  SUBNETS  ENCAPSULATION  GMTU  SENT  RECEIVED   LAST  DROPS  PROBLEMS
+            -     -      -         -        -                 -    0B        0B  never      0  -
 
             """,
             Show(("GET /v1/network", "{}"), ("GET /v1/peers", "[{}]")));
@@ -161,7 +164,7 @@ public sealed class ViewTests : IDisposable
         string output = ctl.Run("show").Output;
 
         Assert.DoesNotContain('\e', output);
-        Assert.Matches(@"(?m)^PEER +ENDPOINT +SUBNETS +ENCAPSULATION +GMTU +SENT +RECEIVED +LAST +DROPS +PROBLEMS *$", output);
+        Assert.Matches(@"(?m)^PEER +STATE +ENDPOINT +SUBNETS +ENCAPSULATION +GMTU +SENT +RECEIVED +LAST +DROPS +PROBLEMS *$", output);
     }
 
     [Fact]

@@ -217,12 +217,12 @@ public class ConfigReaderTests
             "peers:\n  vm2: {endpont: 192.168.40.12, subnets: [172.17.52.0/24]}\n",
             [
                 "tun0.yaml:2:3: peer vm2 has no endpoint (add endpoint: ADDRESS)",
-                "tun0.yaml:2:9: unknown key \"endpont\" in peers.vm2 (did you mean endpoint? allowed: endpoint, subnets, encapsulation, key, checksum, sequence, dscp, ecn, ttl, pmtud, strict)",
+                "tun0.yaml:2:9: unknown key \"endpont\" in peers.vm2 (did you mean endpoint? allowed: endpoint, subnets, encapsulation, key, checksum, sequence, dscp, ecn, ttl, pmtud, strict, keepalive, on-down, on-refused)",
             ]
         },
         {
             "peers:\n  vm2: {endpoint: 192.168.40.12, subnets: [172.17.52.0/24], ephemeral: true}\n",
-            ["tun0.yaml:2:61: unknown key \"ephemeral\" in peers.vm2 (allowed: endpoint, subnets, encapsulation, key, checksum, sequence, dscp, ecn, ttl, pmtud, strict)"]
+            ["tun0.yaml:2:61: unknown key \"ephemeral\" in peers.vm2 (allowed: endpoint, subnets, encapsulation, key, checksum, sequence, dscp, ecn, ttl, pmtud, strict, keepalive, on-down, on-refused)"]
         },
         {
             "subnets: [172.17.51.0/24]\npeers:\n  vm2: {endpoint: a, subnets: [172.17.52.0/24]}\n  vm2: {endpoint: b, subnets: [172.17.53.0/24]}\nsubnets: []\n",
@@ -250,7 +250,7 @@ public class ConfigReaderTests
     public static TheoryData<string, string[]> WrongShapes => new()
     {
         { "just text\n", ["tun0.yaml:1:1: the file must be a map, not text (keys: interface, underlay, datapath, subnets, peers)"] },
-        { "interface: [1]\n", ["tun0.yaml:1:12: interface must be a map, not a list (keys: addresses, mtu)"] },
+        { "interface: [1]\n", ["tun0.yaml:1:12: interface must be a map, not a list (keys: addresses, mtu, pmtu-floor)"] },
         { "interface: {mtu: [1400]}\n", ["tun0.yaml:1:18: mtu must be one value, not a list (write the value alone)"] },
         { "interface: {mtu: }\n", ["tun0.yaml:1:13: mtu has no value (give one, or remove it)"] },
         { "interface: {addresses: 10.0.0.1/24}\n", ["tun0.yaml:1:24: addresses must be a list, not text (write [10.0.0.1/24])"] },
@@ -260,7 +260,7 @@ public class ConfigReaderTests
         { "underlay: {local: []}\n", ["tun0.yaml:1:19: local is empty (remove it, or give an address)"] },
         { "underlay: {accept: []}\n", ["tun0.yaml:1:20: accept is empty (remove it, or write [gre])"] },
         { "peers: [vm2]\n", ["tun0.yaml:1:8: peers must be a map, not a list (write each peer as NAME: with its settings indented below)"] },
-        { "peers:\n  vm2: 192.168.40.12\n", ["tun0.yaml:2:8: peers.vm2 must be a map, not text (keys: endpoint, subnets, encapsulation, key, checksum, sequence, dscp, ecn, ttl, pmtud, strict)"] },
+        { "peers:\n  vm2: 192.168.40.12\n", ["tun0.yaml:2:8: peers.vm2 must be a map, not text (keys: endpoint, subnets, encapsulation, key, checksum, sequence, dscp, ecn, ttl, pmtud, strict, keepalive, on-down, on-refused)"] },
         { PeerWith("endpoint: 192.168.40.12, subnets: []"), ["tun0.yaml:2:43: subnets is empty (a peer has at least one subnet behind it)"] },
         { PeerWith("endpoint: 192.168.40.12, subnets: "), ["tun0.yaml:2:34: subnets must be a list, not nothing (write [ITEM, ITEM])"] },
         { PeerWith("endpoint: ~, subnets: [172.17.52.0/24]"), ["tun0.yaml:2:9: endpoint has no value (give one, or remove it)"] },
@@ -450,7 +450,7 @@ public class ConfigReaderTests
         {
             "peers:\n  vm2:\n    endpoint: 192.168.40.12\n    subnets: [172.17.52.0/24]\n"
                 + "  vm3:\n    endpoint: 192.168.40.13\n    subnets: [172.17.53.0/24, 172.17.52.0/24]\n",
-            ["tun0.yaml:7:31: subnet 172.17.52.0/24 is already that of peer vm2 (tun0.yaml:4:15) (a subnet is behind one peer; a longer prefix in it may be behind another)"]
+            ["tun0.yaml:7:31: subnet 172.17.52.0/24 is already that of peer vm2 (tun0.yaml:4:15) (a subnet is behind one peer; a longer prefix in it may be behind another, or both may say on-down: withdraw)"]
         },
         {
             "peers:\n  vm2: {endpoint: 192.168.40.12, subnets: [192.168.0.0/16]}\n  vm3: {endpoint: 192.168.40.13, subnets: [172.17.53.0/24]}\n",

@@ -34,7 +34,7 @@ public class NetworkConfigTests
         (PeerConfig Peer, string Field, ConfigErrorKind Kind, string Text)[] cases =
         [
             (Peer("vm3", "192.168.40.13", "172.17.53.0/24", "172.17.52.0/24"), "subnets[1]", ConfigErrorKind.Conflict,
-                "subnet 172.17.52.0/24 is already that of peer vm2 (tun0.yaml:5:44) (a subnet is behind one peer; a longer prefix in it may be behind another)"),
+                "subnet 172.17.52.0/24 is already that of peer vm2 (tun0.yaml:5:44) (a subnet is behind one peer; a longer prefix in it may be behind another, or both may say on-down: withdraw)"),
             (Peer("vm3", "192.168.40.12", "172.17.53.0/24"), "endpoint", ConfigErrorKind.Conflict,
                 "endpoint 192.168.40.12 without a key is already that of peer vm2 (tun0.yaml:5:19) (their packets could not be told apart: give each its own inbound key)"),
             (Peer("vm3", "192.168.40.13", "192.168.0.0/16"), "subnets[0]", ConfigErrorKind.Invalid,
@@ -123,7 +123,7 @@ public class NetworkConfigTests
         Assert.Equal(
             [
                 "peer vm2 (tun0.yaml:5:3) is also an ephemeral peer (remove the one kept in memory first: tunnelctl -n tun0 remove-peer vm2)",
-                "subnet 172.17.52.0/24 is already that of peer vm2 (tun0.yaml:5:44) (a subnet is behind one peer; a longer prefix in it may be behind another)",
+                "subnet 172.17.52.0/24 is already that of peer vm2 (tun0.yaml:5:44) (a subnet is behind one peer; a longer prefix in it may be behind another, or both may say on-down: withdraw)",
             ],
             Lines(result.Errors));
         Assert.Equal(["peers.vm2", "peers.vm9.subnets[0]"], result.Errors.Select(error => error.Field));

@@ -59,7 +59,7 @@ public class PeerReaderTests
         { $"{{{Endpoint}, \"subnets\": \"172.17.52.0/24\"}}", "subnets", "subnets must be a list, not text (write [172.17.52.0/24])" },
         { $"{{{Endpoint}, \"subnets\": []}}", "subnets", "subnets is empty (a peer has at least one subnet behind it)" },
         { $"{{{Endpoint}, \"subnets\": [\"172.17.52.1/24\"]}}", "subnets[0]", "subnets[0]: 172.17.52.1/24 has bits set beyond its prefix length (the subnet is 172.17.52.0/24; the one address is 172.17.52.1/32)" },
-        { $"{{{Endpoint}, {Subnets}, \"check-sum\": true}}", "check-sum", "unknown key \"check-sum\" in the body (did you mean checksum? allowed: endpoint, subnets, encapsulation, key, checksum, sequence, dscp, ecn, ttl, pmtud, strict, ephemeral)" },
+        { $"{{{Endpoint}, {Subnets}, \"check-sum\": true}}", "check-sum", "unknown key \"check-sum\" in the body (did you mean checksum? allowed: endpoint, subnets, encapsulation, key, checksum, sequence, dscp, ecn, ttl, pmtud, strict, keepalive, on-down, on-refused, ephemeral)" },
         { $"{{{Endpoint}, {Subnets}, \"checksum\": \"true\"}}", "checksum", "checksum must be true or false, not the text \"true\" (without quotes)" },
         { $"{{{Endpoint}, {Subnets}, \"checksum\": 1}}", "checksum", "checksum must be true or false, not \"1\" (without quotes)" },
         { $"{{{Endpoint}, {Subnets}, \"ephemeral\": []}}", "ephemeral", "ephemeral must be true or false, not a list (without quotes)" },
@@ -75,7 +75,7 @@ public class PeerReaderTests
         { $"{{{Endpoint}, {Subnets}, \"pmtud\": \"no\"}}", "pmtud", "pmtud must be true or false, not the text \"no\" (without quotes)" },
         { $"{{{Endpoint}, {Subnets}, {Endpoint}}}", "endpoint", "\"endpoint\" is there twice (keep one of them)" },
         { $"{{{Endpoint}, {Subnets}, \"key\": \"\\ud800\"}}", null, "a string is not valid Unicode (surrogate escapes such as \\ud800 stand in pairs)" },
-        { $"{{{Endpoint}, {Subnets}, \"\\u001b\\n\": 1}}", "\\u001b\\u000a", "unknown key \"\\u001b\\u000a\" in the body (allowed: endpoint, subnets, encapsulation, key, checksum, sequence, dscp, ecn, ttl, pmtud, strict, ephemeral)" },
+        { $"{{{Endpoint}, {Subnets}, \"\\u001b\\n\": 1}}", "\\u001b\\u000a", "unknown key \"\\u001b\\u000a\" in the body (allowed: endpoint, subnets, encapsulation, key, checksum, sequence, dscp, ecn, ttl, pmtud, strict, keepalive, on-down, on-refused, ephemeral)" },
     };
 
     [Theory]
@@ -134,7 +134,7 @@ public class PeerReaderTests
     [InlineData("""{"subnets": null}""", "subnets must be a list, not nothing (write [ITEM, ITEM])")]
     [InlineData("""{"subnets": []}""", "subnets is empty (a peer has at least one subnet behind it)")]
     [InlineData("""{"key": {"in": 1}}""", "key has no out (give both, as {in: 1, out: 2}, or one number for both directions)")]
-    [InlineData("""{"name": "vm3"}""", "unknown key \"name\" in the body (allowed: endpoint, subnets, encapsulation, key, checksum, sequence, dscp, ecn, ttl, pmtud, strict, ephemeral)")]
+    [InlineData("""{"name": "vm3"}""", "unknown key \"name\" in the body (allowed: endpoint, subnets, encapsulation, key, checksum, sequence, dscp, ecn, ttl, pmtud, strict, keepalive, on-down, on-refused, ephemeral)")]
     [InlineData("7", "the body must be a JSON object ({\"endpoint\": \"192.168.40.12\", \"subnets\": [\"172.17.52.0/24\"]})")]
     public void Wrong_patch_is_refused(string body, string line) =>
         Assert.Equal([line], Lines(PeerReader.Patch(Peer("vm2", "192.168.40.12", "172.17.52.0/24"), Json(body)).Errors));

@@ -72,7 +72,7 @@ public sealed class StoredPeersTests : IDisposable
                 $"{vm5}:1:1: peer vm5 has no endpoint (add endpoint: ADDRESS)",
                 $"{vm5}:1:1: peer vm5 has no subnets (add subnets: [ADDRESS/LENGTH])",
                 $"{vm6}:1:1: peers.vm6 must be a map, not a list (keys: endpoint, subnets, encapsulation, key, checksum, sequence, dscp, ecn, ttl, pmtud, strict)",
-                $"{vm4}:3:5: subnet 10.1.0.0/24 is already that of peer vm2 ({path}:3:32) (a subnet is behind one peer; a longer prefix in it may be behind another)",
+                $"{vm4}:3:5: subnet 10.1.0.0/24 is already that of peer vm2 ({path}:3:32) (a subnet is behind one peer; a longer prefix in it may be behind another, or both may say on-down: withdraw)",
             ],
             Lines(ConfigReader.Load(path).Errors));
     }
