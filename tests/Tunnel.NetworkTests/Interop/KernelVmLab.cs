@@ -153,10 +153,12 @@ public sealed class KernelVmLab : IAsyncLifetime
     private async Task StartTunneldAsync(Task<KernelVm> booting)
     {
         _tunneld = await booting;
+        // What ESP puts around a packet is not in the GMTU (docs/interop-kernel.md).
         string configuration =
             $"""
             interface:
               addresses: [10.0.201.3/24, fd10:201::3/64]
+              mtu: 1400
             underlay:
               local: [192.168.40.13, fd40::13]
             datapath:
