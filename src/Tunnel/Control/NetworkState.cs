@@ -102,16 +102,20 @@ internal sealed record NetworkState(
             OwnAddresses);
     }
 
+    /// <summary>The largest packet that may go to a peer's subnet, in bytes.</summary>
+    public int RouteMtu(PeerEntry entry, IpPrefix prefix) =>
+        Math.Min(Mtu, prefix.Address.IsIpv4 ? entry.Peer.Settings.Gmtu : entry.Peer.LargestIpv6);
+
     /// <summary>What the kernel is to look like. A route says its MTU only where it is less than the device's.</summary>
     public KernelState ToKernelState()
     {
         var routes = new Dictionary<IpPrefix, int>();
         foreach (PeerEntry entry in Peers)
         {
-            int gmtu = entry.Peer.Settings.Gmtu;
             foreach (IpPrefix prefix in entry.Config.Subnets)
             {
-                routes[prefix] = entry.Peer.IsReady && gmtu < Mtu ? gmtu : 0;
+                int mtu = RouteMtu(entry, prefix);
+                routes[prefix] = entry.Peer.IsReady && mtu < Mtu ? mtu : 0;
             }
         }
 

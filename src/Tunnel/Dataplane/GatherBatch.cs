@@ -43,11 +43,14 @@ public struct GatherPacket
     /// <summary>Bytes of each datagram but the last, where it is to be cut into UDP datagrams (UDP_SEGMENT); else 0.</summary>
     public int SegmentSize;
 
-    /// <summary>How many inner packets it carries; 0 for a message between daemons.</summary>
+    /// <summary>How many inner packets it carries; 0 for a message between daemons, and for a fragment of an outer packet but the first.</summary>
     public int Segments;
 
     /// <summary>A hash of the inner flow; 0 towards the TUN device, and for plain GRE that goes through raw sockets.</summary>
     public uint FlowHash;
+
+    /// <summary>Whether the kernel is to fragment the outer packet where it is too large for the path; for GRE-in-UDP only.</summary>
+    public bool MayFragment;
 
     /// <summary>What became of it; written by the device.</summary>
     public TransmitResult Result;

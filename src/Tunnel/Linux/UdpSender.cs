@@ -88,13 +88,16 @@ internal sealed unsafe class UdpSender : IDisposable
         while (first < end)
         {
             MessageSender messages = SenderOf(batch, first);
+            bool mayFragment = batch[first].MayFragment;
             int sameSender = first + 1;
-            while (sameSender < end && ReferenceEquals(SenderOf(batch, sameSender), messages))
+            while (sameSender < end && ReferenceEquals(SenderOf(batch, sameSender), messages) && batch[sameSender].MayFragment == mayFragment)
             {
                 sameSender++;
             }
 
-            int count = Send(messages, batch, first, sameSender, ref patience);
+            int count = mayFragment
+                ? SendFragmented(messages, batch, first, sameSender, ref patience)
+                : Send(messages, batch, first, sameSender, ref patience);
             for (int i = first; i < first + count; i++)
             {
                 if (batch[i].Result == TransmitResult.Failed && batch[i].SegmentSize != 0)
@@ -143,6 +146,15 @@ internal sealed unsafe class UdpSender : IDisposable
         }
 
         messages.Send(batch, first, count, ref patience);
+        return count;
+    }
+
+    // Rare: IPv6 inside over a path that is narrower than IPv6 needs.
+    private int SendFragmented(MessageSender messages, GatherBatch batch, int first, int end, ref SendPatience patience)
+    {
+        UdpSocket.AllowFragments(messages.Descriptor, _isIpv6, allowed: true);
+        int count = Send(messages, batch, first, end, ref patience);
+        UdpSocket.AllowFragments(messages.Descriptor, _isIpv6, allowed: false);
         return count;
     }
 
