@@ -23,7 +23,7 @@ public enum DropReason
     /// <summary>No peer's subnets hold the inner destination.</summary>
     NoRoute,
 
-    /// <summary>Larger than the peer's GMTU and not to be fragmented; the sender got Fragmentation Needed or Packet Too Big.</summary>
+    /// <summary>Larger than the peer's GMTU and not to be fragmented (docs/decisions/0020); the sender got Fragmentation Needed or Packet Too Big.</summary>
     ExceedsGmtu,
 
     /// <summary>The peer's endpoint is not resolved, or this host has no address to send to it from.</summary>

@@ -10,7 +10,7 @@ namespace Tunnel.Dataplane;
 internal sealed partial class SendQueue
 {
     // The same source and destination may have several peers and workers, and theirs must not be mistaken for one another's. The beginning is
-    // random, because nobody should be able to guess (RFC 7739 section 3).
+    // random, because nobody should be able to guess (RFC 7739).
     private static int _lastIdentification = Random.Shared.Next();
 
     /// <summary>Adds a packet that is larger than the GMTU, as fragments. Its checksum is finished.</summary>
