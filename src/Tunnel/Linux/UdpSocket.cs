@@ -44,8 +44,8 @@ internal static unsafe class UdpSocket
     public static void AllowFragments(int fd, bool isIpv6, bool allowed)
     {
         _ = isIpv6
-            ? Sys.SetOption(fd, SOL_IPV6, IPV6_MTU_DISCOVER, allowed ? Uapi.IPV6_PMTUDISC_DONT : IPV6_PMTUDISC_DO)
-            : Sys.SetOption(fd, SOL_IP, IP_MTU_DISCOVER, allowed ? Uapi.IP_PMTUDISC_DONT : IP_PMTUDISC_DO);
+            ? Sys.SetOption(fd, SOL_IPV6, IPV6_MTU_DISCOVER, allowed ? IPV6_PMTUDISC_DONT : IPV6_PMTUDISC_DO)
+            : Sys.SetOption(fd, SOL_IP, IP_MTU_DISCOVER, allowed ? IP_PMTUDISC_DONT : IP_PMTUDISC_DO);
     }
 
     /// <summary>Binds a socket.</summary>
