@@ -102,7 +102,12 @@ public sealed class FragmentationTests
             Join(way, gmtu: 600, withEverything: isUdp);
             FlowPacket packet = new FlowPacket
             {
-                Source = Here4, Destination = There4, IsUdp = isUdp, DontFragment = false, IsPartial = true, Payload = Packets.Payload(payload),
+                Source = Here4,
+                Destination = There4,
+                IsUdp = isUdp,
+                DontFragment = false,
+                IsPartial = true,
+                Payload = Packets.Payload(payload),
             };
             Offload offload = SegmentationTests.OffloadOf(packet, 1400);
             byte[] bytes = packet.Build();
