@@ -76,7 +76,7 @@ internal sealed partial class NetworkController
                orderby prefix
                let problem = Standby(entry, owners.GetValueOrDefault(prefix)) ?? state.RouteProblems.GetValueOrDefault(prefix)
                select new RouteModel(
-                   prefix.ToString(), entry.Config.Name, Math.Min(entry.Peer.Settings.Gmtu, state.Mtu), Installed: problem is null, problem),
+                   prefix.ToString(), entry.Config.Name, state.RouteMtu(entry, prefix), Installed: problem is null, problem),
         ];
     }
 

@@ -129,14 +129,18 @@ internal sealed record NetworkState(
         return senders.All(subnet => subnet.Value.Length == 1) ? null : new RouteTable<Peer[]>(senders);
     }
 
+    /// <summary>The largest packet that may go to a peer's subnet, in bytes.</summary>
+    public int RouteMtu(PeerEntry entry, IpPrefix prefix) =>
+        Math.Min(Mtu, prefix.Address.IsIpv4 ? entry.Peer.Settings.Gmtu : entry.Peer.LargestIpv6);
+
     /// <summary>What the kernel is to look like. A route says its MTU only where it is less than the device's.</summary>
     public KernelState ToKernelState()
     {
         var routes = new Dictionary<IpPrefix, int>();
         foreach ((IpPrefix prefix, PeerEntry entry) in Owners)
         {
-            int gmtu = entry.Peer.Settings.Gmtu;
-            routes[prefix] = entry.Peer.IsReady && gmtu < Mtu ? gmtu : 0;
+            int mtu = RouteMtu(entry, prefix);
+            routes[prefix] = entry.Peer.IsReady && mtu < Mtu ? mtu : 0;
         }
 
         return new KernelState(Mtu, Config.Interface.Addresses, routes);

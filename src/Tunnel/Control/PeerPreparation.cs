@@ -53,8 +53,17 @@ internal sealed class PeerPreparation(IHostNetwork host, int tunIndex, int worke
         return entries;
     }
 
-    /// <summary>The device's MTU where the configuration leaves it open: what the best path takes; routes of lesser ones say theirs.</summary>
+    /// <summary>
+    /// The device's MTU where the configuration leaves it open: what the best path takes; routes of lesser ones say theirs. The kernel takes
+    /// IPv6 off a device with less than 1280 bytes, so where the network has IPv6 it is that at least.
+    /// </summary>
     public int AutomaticMtu(NetworkConfig config, IReadOnlyList<PeerEntry> peers)
+    {
+        bool hasIpv6 = config.Interface.Addresses.Concat(peers.SelectMany(entry => entry.Config.Subnets)).Any(prefix => !prefix.Address.IsIpv4);
+        return Math.Max(BestGmtu(config, peers), hasIpv6 ? Ipv6Header.MinMtu : 0);
+    }
+
+    private int BestGmtu(NetworkConfig config, IReadOnlyList<PeerEntry> peers)
     {
         int[] ready = [.. peers.Where(entry => entry.Peer.IsReady).Select(entry => entry.Peer.Settings.Gmtu)];
         if (ready.Length > 0)

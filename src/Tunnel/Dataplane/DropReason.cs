@@ -26,7 +26,7 @@ public enum DropReason
     /// <summary>The inner source is an end of the tunnel, this host's or the peer's: it has strayed into the overlay (RFC 2003 section 3.2).</summary>
     InnerSourceIsEndpoint,
 
-    /// <summary>Larger than the peer's GMTU and not to be fragmented; the sender got Fragmentation Needed or Packet Too Big.</summary>
+    /// <summary>Larger than the peer's GMTU and not to be fragmented (docs/decisions/0020); the sender got Fragmentation Needed or Packet Too Big.</summary>
     ExceedsGmtu,
 
     /// <summary>The peer's endpoint is not resolved, or this host has no address to send to it from.</summary>

@@ -43,7 +43,7 @@ public struct GatherPacket
     /// <summary>Bytes of each datagram but the last, where it is to be cut into UDP datagrams (UDP_SEGMENT); else 0.</summary>
     public int SegmentSize;
 
-    /// <summary>How many inner packets it carries; 0 for a message between daemons.</summary>
+    /// <summary>How many inner packets it carries; 0 for a message between daemons, and for a fragment of an outer packet but the first.</summary>
     public int Segments;
 
     /// <summary>What the outer header is to say, where the kernel writes it; for plain GRE it lies in the packet.</summary>

@@ -8,7 +8,7 @@ namespace Tunnel.Dataplane;
 /// 1  read a batch from the TUN queue, each packet with headroom
 /// 2  validate the inner header
 /// 3  look its destination up in the route table: the longest prefix wins; lower the segment size that a TCP SYN asks for to what fits
-/// 4  check its size against the peer's GMTU: cut a super-packet, or answer Fragmentation Needed / Packet Too Big
+/// 4  check its size against the peer's GMTU: cut a super-packet, fragment what may be, or answer Fragmentation Needed / Packet Too Big
 /// 5  write the outer headers in the headroom, or before each segment
 /// 6  send the batch
 /// </code>
@@ -150,7 +150,7 @@ public sealed class Outbound
         MssClamp.Apply(packet, bytes, peer, _packets[index].Offload.NeedsChecksum);
         if (!TrySend(index, packet.Packet, EtherType.Ipv6, peer, IsFlowLookedAt(peer) ? FlowHash.Of(packet) : 0))
         {
-            _answers.Answer(packet, OwnAddress(routing.Ipv6Address, peer), peer.Gmtu);
+            _answers.Answer(packet, OwnAddress(routing.Ipv6Address, peer), peer.LargestIpv6);
         }
     }
 
@@ -215,8 +215,7 @@ public sealed class Outbound
         NoteLength(bytes.Length, peer);
         if (bytes.Length > peer.Gmtu)
         {
-            peer.Counters[_worker].CountDrop(DropReason.ExceedsGmtu);
-            return false;
+            return TrySendFragments(bytes, piece, packet.Offload, protocolType, peer, flowHash);
         }
 
         if (_sends.TryAddDatagram(piece, packet.Offload, peer, flowHash))
@@ -234,6 +233,35 @@ public sealed class Outbound
         return true;
     }
 
+    // IPv4 is fragmented inside unless DF forbids it. IPv6 never is; but what each of its links must carry goes in outer fragments.
+    private static bool MayFragment(ReadOnlySpan<byte> bytes, int length, ushort protocolType, Peer peer) =>
+        protocolType == EtherType.Ipv4 ? Ipv4Fragment.IsAllowed(bytes) : length <= peer.LargestIpv6;
+
+    private bool TrySendFragments(
+        ReadOnlySpan<byte> bytes, in Piece piece, in Offload offload, ushort protocolType, Peer peer, uint flowHash)
+    {
+        if (!MayFragment(bytes, bytes.Length, protocolType, peer))
+        {
+            peer.Counters[_worker].CountDrop(DropReason.ExceedsGmtu);
+            return false;
+        }
+
+        if ((protocolType == EtherType.Ipv4 && Ipv4Fragment.EndOf(bytes) > ushort.MaxValue) ||
+            (offload.NeedsChecksum && !UnfinishedChecksum.TryFinish(piece.Span, offload)))
+        {
+            peer.Counters[_worker].CountDrop(DropReason.InnerHeaderMalformed);
+            return true;
+        }
+
+        if (!_sends.TryAddFragments(piece, protocolType, peer, flowHash))
+        {
+            // Nothing that the sender could learn from an answer.
+            peer.Counters[_worker].CountDrop(DropReason.ExceedsGmtu);
+        }
+
+        return true;
+    }
+
     private bool TrySendSegments(
         ReadOnlySpan<byte> bytes, in Piece piece, in Offload offload, ushort protocolType, Peer peer, uint flowHash)
     {
@@ -244,14 +272,19 @@ public sealed class Outbound
         }
 
         NoteLength(segments.LongestSegment, peer);
-        if (segments.LongestSegment > peer.Gmtu)
+        if (segments.LongestSegment <= peer.Gmtu)
         {
-            peer.Counters[_worker].CountDrops(DropReason.ExceedsGmtu, segments.Count);
-            return false;
+            _sends.Add(segments, piece, offload, protocolType, peer, flowHash);
+            return true;
         }
 
-        _sends.Add(segments, piece, offload, protocolType, peer, flowHash);
-        return true;
+        bool mayFragment = MayFragment(bytes, segments.LongestSegment, protocolType, peer);
+        if (!mayFragment || !_sends.TryAddFragments(segments, piece, protocolType, peer, flowHash))
+        {
+            peer.Counters[_worker].CountDrops(DropReason.ExceedsGmtu, segments.Count);
+        }
+
+        return mayFragment;
     }
 
     // 4: while large packets flow, somebody must see to it that they arrive.

@@ -19,7 +19,7 @@ public sealed class PeerCounters
     private long _ecnAnomalies;
     private long _lastMessage;
 
-    /// <summary>Inner packets that the underlay took.</summary>
+    /// <summary>Inner packets that the underlay took; of one that was fragmented inside each fragment, of one that was fragmented outside one.</summary>
     public long SentPackets => Volatile.Read(ref _sentPackets);
 
     /// <summary>Inner bytes that the underlay took.</summary>

@@ -7,7 +7,7 @@ namespace Tunnel.Dataplane;
 /// puts datagrams of one flow together where the peer is reached by GRE-in-UDP, and counts what became of each.
 /// Thread rule: used by one worker; allocates nothing. Lifetime: whatever is added must stay untouched until <see cref="Flush"/>.
 /// </summary>
-internal sealed class SendQueue
+internal sealed partial class SendQueue
 {
     private const int MaxPackets = 128;
     private const int WorthAsking = 16;
@@ -24,7 +24,12 @@ internal sealed class SendQueue
     private readonly int _worker;
     private readonly GatherBatch _sends = new(MaxPackets, MaxPieces);
     private readonly Peer[] _receivers = new Peer[MaxPackets];
+
+    // Inner bytes that a packet stands for, beside those that it has: headers that the kernel will repeat, or what is in other fragments.
     private readonly int[] _repeated = new int[MaxPackets];
+
+    // How many packets of the batch are fragments of the same outer packet, for the first of them; else 1.
+    private readonly int[] _parts = new int[MaxPackets];
     private readonly PinnedPacketMemory _headers = new(HeaderSlots * HeaderSlot);
     private readonly DatagramRun _run = new();
     private int _headersUsed;
@@ -130,25 +135,31 @@ internal sealed class SendQueue
         }
 
         OuterFields outer = peer.OuterFieldsOf(packet.Span);
-        int headerLength = peer.Overhead + segmentation.HeaderLength;
         for (int i = 0; i < segmentation.Count; i++)
         {
-            MakeRoom(pieces: 2);
-            int slot = _headersUsed++ * HeaderSlot;
-            Span<byte> headers = _headers.Slice(slot, headerLength);
-            Span<byte> inner = headers[peer.Overhead..];
-            (int offset, int length) = segmentation.WriteHeaders(i, inner, out ushort payloadSum);
-            ushort innerSum = peer.Settings.UsesChecksum ? InternetChecksum.Sum(inner, payloadSum) : (ushort)0;
-            peer.WriteOuterHeaders(headers[..peer.Overhead], segmentation.HeaderLength + length, protocolType, innerSum, outer);
-
-            var header = new Piece(_headers, slot, headerLength);
-            if (Begin(header, headerLength + length, peer, flowHash, outer))
-            {
-                _sends.Append(header);
-            }
-
-            _sends.Append(new Piece(packet.Memory, packet.Offset + offset, length));
+            AddSegment(segmentation, i, packet, protocolType, peer, flowHash, outer);
         }
+    }
+
+    private void AddSegment(
+        in Segmentation segmentation, int index, in Piece packet, ushort protocolType, Peer peer, uint flowHash, OuterFields outer)
+    {
+        MakeRoom(pieces: 2);
+        int headerLength = peer.Overhead + segmentation.HeaderLength;
+        int slot = _headersUsed++ * HeaderSlot;
+        Span<byte> headers = _headers.Slice(slot, headerLength);
+        Span<byte> inner = headers[peer.Overhead..];
+        (int offset, int length) = segmentation.WriteHeaders(index, inner, out ushort payloadSum);
+        ushort innerSum = peer.Settings.UsesChecksum ? InternetChecksum.Sum(inner, payloadSum) : (ushort)0;
+        peer.WriteOuterHeaders(headers[..peer.Overhead], segmentation.HeaderLength + length, protocolType, innerSum, outer);
+
+        var header = new Piece(_headers, slot, headerLength);
+        if (Begin(header, headerLength + length, peer, flowHash, outer))
+        {
+            _sends.Append(header);
+        }
+
+        _sends.Append(new Piece(packet.Memory, packet.Offset + offset, length));
     }
 
     // GRE checksums and sequence numbers differ from segment to segment.
@@ -187,6 +198,7 @@ internal sealed class SendQueue
         _sends[index].Segments = 0;
         _sends[index].Outer = peer.MessageFields;
         _receivers[index] = peer;
+        _parts[index] = 1;
         _isOpen = false;
     }
 
@@ -210,6 +222,7 @@ internal sealed class SendQueue
         _sends[index].FlowHash = flowHash;
         _receivers[index] = peer;
         _repeated[index] = (segments - 1) * offload.HeaderLength;
+        _parts[index] = 1;
         _isOpen = false;
         return slot;
     }
@@ -282,25 +295,37 @@ internal sealed class SendQueue
             ref GatherPacket sent = ref _sends[i];
             if (sent.Segments == 0)
             {
-                // A question of our own.
+                // A question of our own, or a fragment that counts with the first.
                 continue;
             }
 
-            if (sent.Result == TransmitResult.Sent)
+            TransmitResult result = ResultOf(i);
+            if (result == TransmitResult.Sent)
             {
-                bool isUncut = sent.Offload.Gso != GsoType.None;
-                int outer = isUncut ? peer.UncutOverhead - _repeated[i] : sent.Segments * peer.Overhead;
-                counters.CountSent(sent.Segments, sent.Length - outer);
+                int outer = sent.Offload.Gso != GsoType.None ? peer.UncutOverhead : sent.Segments * peer.Overhead;
+                counters.CountSent(sent.Segments, sent.Length - outer + _repeated[i]);
             }
             else
             {
-                counters.CountDrops(ReasonOf(sent.Result), sent.Segments);
+                counters.CountDrops(ReasonOf(result), sent.Segments);
             }
         }
 
         _sends.Clear();
         _headersUsed = 0;
         _isOpen = false;
+    }
+
+    // Of a packet in fragments all must have been taken.
+    private TransmitResult ResultOf(int index)
+    {
+        int end = index + _parts[index];
+        while (_sends[index].Result == TransmitResult.Sent && index + 1 < end)
+        {
+            index++;
+        }
+
+        return _sends[index].Result;
     }
 
     private static DropReason ReasonOf(TransmitResult result) => result switch
@@ -312,9 +337,9 @@ internal sealed class SendQueue
         _ => DropReason.UnderlaySendFailed,
     };
 
-    private void MakeRoom(int pieces)
+    private void MakeRoom(int pieces, int packets = 1)
     {
-        if (_sends.Count == MaxPackets || _sends.PieceCount + pieces > MaxPieces || _headersUsed == HeaderSlots)
+        if (_sends.Count + packets > MaxPackets || _sends.PieceCount + pieces > MaxPieces || _headersUsed + packets > HeaderSlots)
         {
             SendAll();
         }
@@ -339,6 +364,8 @@ internal sealed class SendQueue
         _sends[index].FlowHash = flowHash;
         _sends[index].Outer = outer;
         _receivers[index] = peer;
+        _repeated[index] = 0;
+        _parts[index] = 1;
 
         // The kernel does not cut for a path on which it may have to fragment.
         _isOpen = isUdp && _offloads.Has(Offloads.UdpSegment) && outer.DontFragment;

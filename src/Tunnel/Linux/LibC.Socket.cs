@@ -34,6 +34,7 @@ internal static unsafe partial class LibC
 
     public static int IP_HDRINCL => 3;
     public static int IP_MTU_DISCOVER => 10;
+    public static int IP_PMTUDISC_DONT => 0;
     public static int IP_PMTUDISC_PROBE => 3;
 
     public static int IPV6_MTU_DISCOVER => 23;
@@ -45,6 +46,7 @@ internal static unsafe partial class LibC
     public static int IPV6_HOPLIMIT => 52;
     public static int IPV6_RECVTCLASS => 66;
     public static int IPV6_TCLASS => 67;
+    public static int IPV6_PMTUDISC_DONT => 0;
     public static int IPV6_PMTUDISC_PROBE => 3;
 
     /// <summary>socket(2)</summary>

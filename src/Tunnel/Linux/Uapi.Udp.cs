@@ -12,7 +12,6 @@ internal static unsafe partial class Uapi
     public const int IP_TOS = 1;
     public const int IP_TTL = 2;
     public const int IP_RECVTOS = 13;
-    public const int IP_PMTUDISC_DONT = 0;
     public const int IPV6_UNICAST_HOPS = 16;
     public const int IPV6_V6ONLY = 26;
 }

@@ -94,7 +94,7 @@ internal sealed unsafe class UdpSender : IDisposable
                 same++;
             }
 
-            port.SetDontFragment(dontFragment);
+            port.SetDontFragment(dontFragment, _isIpv6);
             int count = Send(port.Messages, batch, first, same, ref patience);
             for (int i = first; i < first + count; i++)
             {
@@ -270,13 +270,13 @@ internal sealed unsafe class UdpSender : IDisposable
 
         public ushort Number { get; } = number;
 
-        // No ancillary message says it for one datagram, so all of a call are alike. Over IPv6 it is always true.
-        public void SetDontFragment(bool value)
+        // No ancillary message says it for one datagram, so all of a call are alike.
+        public void SetDontFragment(bool value, bool isIpv6)
         {
             if (_dontFragment != value)
             {
                 _dontFragment = value;
-                _ = Sys.SetOption(socket, SOL_IP, IP_MTU_DISCOVER, value ? IP_PMTUDISC_PROBE : Uapi.IP_PMTUDISC_DONT);
+                UdpSocket.AllowFragments(socket, isIpv6, allowed: !value);
             }
         }
     }

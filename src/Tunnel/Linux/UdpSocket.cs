@@ -7,7 +7,10 @@ namespace Tunnel.Linux;
 /// <summary>What the UDP sockets of the underlay have in common: udp(7).</summary>
 internal static unsafe class UdpSocket
 {
-    /// <summary>Opens a socket that sets DF and a TTL of 64 whatever the host's own is, never fragments, and takes nothing until it gets another filter.</summary>
+    /// <summary>
+    /// Opens a socket that sets DF and a TTL of 64 whatever the host's own is, fragments nothing unless <see cref="AllowFragments"/> says so, and takes nothing
+    /// until it gets another filter.
+    /// </summary>
     /// <exception cref="DeviceOpenException">It cannot be opened; says why and what to do.</exception>
     public static FileDescriptor Open(bool isIpv6)
     {
@@ -41,6 +44,14 @@ internal static unsafe class UdpSocket
             descriptor.Dispose();
             throw;
         }
+    }
+
+    /// <summary>Lets a socket fragment what is too large for the path, from now on or no longer.</summary>
+    public static void AllowFragments(int fd, bool isIpv6, bool allowed)
+    {
+        _ = isIpv6
+            ? Sys.SetOption(fd, SOL_IPV6, IPV6_MTU_DISCOVER, allowed ? IPV6_PMTUDISC_DONT : IPV6_PMTUDISC_PROBE)
+            : Sys.SetOption(fd, SOL_IP, IP_MTU_DISCOVER, allowed ? IP_PMTUDISC_DONT : IP_PMTUDISC_PROBE);
     }
 
     /// <summary>Binds a socket.</summary>

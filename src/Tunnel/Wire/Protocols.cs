@@ -28,6 +28,9 @@ public static class IpProtocol
     /// <summary>UDP.</summary>
     public const byte Udp = 17;
 
+    /// <summary>The Fragment header of IPv6.</summary>
+    public const byte Ipv6Fragment = 44;
+
     /// <summary>GRE.</summary>
     public const byte Gre = 47;
 

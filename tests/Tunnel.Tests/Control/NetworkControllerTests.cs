@@ -252,6 +252,39 @@ public sealed class NetworkControllerTests
         Assert.Equal(1468, mtus[FakeHostNetwork.Prefix("172.17.53.0/24")]);
     }
 
+    // V3: the kernel takes IPv6 off a device that has less, and refuses a route that says so.
+    [Theory]
+    [InlineData("172.17.53.0/24", 876, 0)]
+    [InlineData("fd00:53::/64", 1280, 0)]
+    public async Task WithIpv6TheDeviceHas1280BytesWhateverThePathTakes(string subnet, int deviceMtu, int routeMtu)
+    {
+        var host = new FakeHostNetwork { Paths = _ => new HostPath(FakeHostNetwork.Address("192.168.40.11"), 2, 900) };
+        await using ControlFixture fixture = await StartAsync(OnePeer, host);
+        await fixture.PutAsync("vm3", $$"""{"endpoint": "192.168.40.13", "subnets": ["{{subnet}}"]}""");
+        Assert.Equal(deviceMtu, host.FindLink(7)!.Mtu);
+        Dictionary<IpPrefix, int> mtus = host.GetRoutes().ToDictionary(route => route.Destination, route => route.Mtu);
+        Assert.Equal(deviceMtu == 876 ? 0 : 876, mtus[FakeHostNetwork.Prefix("172.17.52.0/24")]);
+        Assert.Equal(routeMtu, mtus[FakeHostNetwork.Prefix(subnet)]);
+        Assert.Equal(deviceMtu, fixture.Network.DescribeRoutes().Single(route => route.Prefix == subnet).Mtu);
+    }
+
+    [Fact]
+    public async Task AnIpv6RouteNeverSaysLessThan1280()
+    {
+        var host = new FakeHostNetwork
+        {
+            Paths = to => new HostPath(FakeHostNetwork.Address("192.168.40.11"), 2, to == FakeHostNetwork.Address("192.168.40.12") ? 1500 : 900),
+        };
+        await using ControlFixture fixture = await StartAsync(OnePeer, host);
+        await fixture.PutAsync("vm3", """{"endpoint": "192.168.40.13", "subnets": ["172.17.53.0/24", "fd00:53::/64"]}""");
+        Assert.Equal(1476, host.FindLink(7)!.Mtu);
+        Dictionary<IpPrefix, int> mtus = host.GetRoutes().ToDictionary(route => route.Destination, route => route.Mtu);
+        Assert.Equal(876, mtus[FakeHostNetwork.Prefix("172.17.53.0/24")]);
+        Assert.Equal(1280, mtus[FakeHostNetwork.Prefix("fd00:53::/64")]);
+        Assert.Equal(
+            [876, 1280], fixture.Network.DescribeRoutes().Where(route => route.Peer == "vm3").OrderBy(route => route.Mtu).Select(route => route.Mtu));
+    }
+
     [Fact]
     public async Task AnUnreachablePeerIsAProblemOfItsOwn()
     {

@@ -43,6 +43,25 @@ public sealed class AllocationTests
     }
 
     [Theory]
+    [InlineData("192.168.40.12", 0)]
+    [InlineData("192.168.40.12", 4754)]
+    [InlineData("fd00:40::12", 0)]
+    public void Fragmentation_allocates_nothing(string endpoint, ushort udpPort)
+    {
+        Peer peer = Overlay.Peer(endpoint: endpoint, local: endpoint.Replace("12", "11", StringComparison.Ordinal), checksum: true, gmtu: 1000, udpPort: udpPort);
+        RoutingHolder routing = Routing(peer);
+        var tun = new ReplayTun(Batch(
+            i => i % 2 == 0
+                ? Packets.Ipv4("172.17.51.2", "172.17.52.2", Packets.Udp, Packets.Payload(5000), df: false)
+                : Packets.UdpPacket("fd00:51::2", "fd00:52::2", Packets.Payload(1232))));
+        var underlay = new ReplayUnderlay();
+        AssertAllocatesNothing(new Outbound(tun, underlay, routing, new PeerCounters(), new OffloadState(Offloads.UdpSegment), worker: 0).Run);
+        Assert.Equal(0, peer.Counters[0].SentPackets % (32 * 7));
+        Assert.Equal(0, peer.Counters[0].TotalDrops);
+        Assert.NotEqual(0, underlay.Sent);
+    }
+
+    [Theory]
     [InlineData(100, false)]
     [InlineData(1300, false)]
     [InlineData(60_000, true)]

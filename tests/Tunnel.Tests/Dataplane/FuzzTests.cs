@@ -1,3 +1,4 @@
+using System.Buffers.Binary;
 using System.Net;
 using Tunnel.Dataplane;
 using Tunnel.TestSupport;
@@ -20,6 +21,9 @@ public sealed class FuzzTests
     private const int Shards = 8;
     private const int PerShardAndWay = Total / Shards / 2;
     private const int WarmUp = 20_000;
+
+    // Less than IPv6 needs, so that there are outer fragments, too.
+    private const int LeastGmtu = 1000;
 
     // The runtime's own bookkeeping may show; a single byte for each packet would be ten times as much.
     private const long MostAllocated = PerShardAndWay / 10;
@@ -87,9 +91,9 @@ public sealed class FuzzTests
             _peers =
             [
                 Overlay.Peer("plain", outer: outer, strict: strict),
-                Overlay.Peer("keyed", keyIn: 42, keyOut: 43, checksum: true, sequence: true, gmtu: 1280, udpPort: udpPort, outer: outer),
+                Overlay.Peer("keyed", keyIn: 42, keyOut: 43, checksum: true, sequence: true, gmtu: LeastGmtu, udpPort: udpPort, outer: outer),
                 Overlay.Peer("other", endpoint: Endpoints[1], keyIn: 0, keyOut: 0, sequence: strict, gmtu: 70_000, strict: strict),
-                Overlay.Peer("six", endpoint: Endpoints[2], local: "fd00:40::11", checksum: true, gmtu: 1456, outer: outer, strict: strict),
+                Overlay.Peer("six", endpoint: Endpoints[2], local: "fd00:40::11", checksum: true, gmtu: LeastGmtu + 1, outer: outer, strict: strict),
                 Overlay.Peer("seven", endpoint: Endpoints[3], local: "fd00:40::11", keyIn: 1, keyOut: 1, sequence: !strict, gmtu: 70_000, udpPort: udpPort, strict: strict),
                 Overlay.Peer("waiting", endpoint: "::", local: "::"),
             ];
@@ -262,6 +266,11 @@ public sealed class FuzzTests
             .. from pair in Pairs()
                from length in (int[])[1300, 1500, 9000, 65_500]
                select Packets.Ip(pair.Destination, pair.Source, Packets.Udp, new byte[length]),
+            .. from pair in Pairs()
+               from length in (int[])[1000, 1232, 3000]
+               select pair.Source.Contains(':', StringComparison.Ordinal)
+                   ? Packets.TcpPacket(pair.Destination, pair.Source, new byte[length])
+                   : Packets.Ipv4(pair.Destination, pair.Source, Packets.Udp, new byte[length], df: false),
         ];
 
         private static (string Source, string Destination)[] Pairs() =>
@@ -321,7 +330,13 @@ public sealed class FuzzTests
                     about.Offload = OffloadFor(destination[..length], start: 0);
                     most = MostSegments(length, about.Offload);
                 }
-                else if (!isTun && choice == 2)
+
+                if (isTun)
+                {
+                    // The longest header leaves so much, and each packet or segment has a last fragment.
+                    most += length <= LeastGmtu ? 0 : most + (length / (LeastGmtu - 67));
+                }
+                else if (choice == 2)
                 {
                     about.Reception = Reception.PacketSocket;
 
@@ -333,7 +348,7 @@ public sealed class FuzzTests
                         most = MostSegments(length, about.Offload);
                     }
                 }
-                else if (!isTun && choice == 3)
+                else if (choice == 3)
                 {
                     length = MakeDatagrams(destination, length, ref about);
                     int size = about.SegmentSize == 0 ? length : about.SegmentSize;
@@ -438,7 +453,10 @@ public sealed class FuzzTests
                 Failure ??= Check(packet, about);
                 bool isSuper = about.Offload.Gso != GsoType.None || about.SegmentSize != 0;
                 SuperPackets += isSuper ? 1 : 0;
-                TransmitResult result = ++_count % 16 == 0 ? (TransmitResult)(1 + (_count / 16 % 5)) : TransmitResult.Sent;
+
+                // Of a packet in outer fragments the first counts for all.
+                bool isPart = about.Target is { UdpPort: 0 } && Reassembler.IsFragment(packet);
+                TransmitResult result = !isPart && ++_count % 16 == 0 ? (TransmitResult)(1 + (_count / 16 % 5)) : TransmitResult.Sent;
                 if (isSuper && result == TransmitResult.Failed && !RefusesSuperPackets)
                 {
                     result = TransmitResult.QueueFull;
@@ -498,10 +516,13 @@ public sealed class FuzzTests
         /// <summary>Whole outer packets to some peer, with a GRE header that is right, around a whole inner packet.</summary>
         private sealed class CheckingUnderlay(Shard shard) : Checker
         {
+            private readonly byte[] _whole = new byte[2000];
+            private int _length;
+
             public override bool TakesSuperPackets => false;
 
             protected override string? Check(ReadOnlySpan<byte> packet, in GatherPacket about) =>
-                about.Target!.UdpPort == 0 ? CheckPacket(packet) : CheckDatagrams(packet, about);
+                about.Target!.UdpPort == 0 && Reassembler.IsFragment(packet) ? CheckFragment(packet, isFirst: about.Segments == 1) : about.Target!.UdpPort == 0 ? CheckPacket(packet) : CheckDatagrams(packet, about);
 
             private static string? CheckDatagrams(ReadOnlySpan<byte> bytes, in GatherPacket about)
             {
@@ -522,6 +543,25 @@ public sealed class FuzzTests
                 }
 
                 return null;
+            }
+
+            // Fragments of one packet follow one another.
+            private string? CheckFragment(ReadOnlySpan<byte> packet, bool isFirst)
+            {
+                bool isIpv4 = packet[0] >> 4 == 4;
+                int header = isIpv4 ? 20 : 48;
+                ushort field = BinaryPrimitives.ReadUInt16BigEndian(packet[(isIpv4 ? 6 : 42)..]);
+                int offset = isIpv4 ? (field & 0x1fff) * 8 : field & 0xfff8;
+                bool isLast = (field & (isIpv4 ? 0x2000 : 1)) == 0;
+                _length = isFirst ? 0 : _length;
+                if (offset != _length || packet.Length > LeastGmtu + 1 + 40 + 16 || _length + packet.Length > _whole.Length)
+                {
+                    return Fault($"not the next fragment at {_length}", packet);
+                }
+
+                packet[header..].CopyTo(_whole.AsSpan(_length));
+                _length += packet.Length - header;
+                return isLast ? CheckGre(_whole.AsSpan(0, _length), packet) : null;
             }
 
             private string? CheckPacket(ReadOnlySpan<byte> packet)

@@ -102,7 +102,10 @@ public sealed class MssClampTests
         Serve(1476);
         FlowPacket packet = Packet(isIpv4: true, Syn, isOutbound: true, 9000) with
         {
-            DontFragment = false, MoreFragments = true, IpOptions = [1, 1, 1, 0], Payload = new byte[64],
+            DontFragment = false,
+            MoreFragments = true,
+            IpOptions = [1, 1, 1, 0],
+            Payload = new byte[64],
         };
         _host.Send(packet.Build());
         byte[] sent = _host.Underlay.Sent.Single().Bytes;
@@ -127,7 +130,10 @@ public sealed class MssClampTests
         Packets.Put16(options, 2, mss);
         return new FlowPacket
         {
-            Source = isOutbound ? here : there, Destination = isOutbound ? there : here, Flags = flags, Options = options,
+            Source = isOutbound ? here : there,
+            Destination = isOutbound ? there : here,
+            Flags = flags,
+            Options = options,
         };
     }
 

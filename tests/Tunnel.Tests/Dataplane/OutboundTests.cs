@@ -309,7 +309,7 @@ public sealed class OutboundTests
                 data.Add($"ICMPv6 error {type}", Packets.IcmpPacket(Here6, There6, type, 0, large));
             }
 
-            data.Add("a later fragment", Packets.Ipv4(Here4, There4, Packets.Udp, large, df: false, fragmentOffset: 8));
+            data.Add("a later fragment", Packets.Ipv4(Here4, There4, Packets.Udp, large, fragmentOffset: 8));
             foreach (string source in (string[])["0.0.0.0", "0.1.2.3", "127.0.0.1", "224.0.0.1", "240.0.0.1", "255.255.255.255"])
             {
                 data.Add($"from {source}", Packets.UdpPacket(source, There4, large));
