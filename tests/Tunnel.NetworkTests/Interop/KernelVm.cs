@@ -12,7 +12,7 @@ namespace Tunnel.NetworkTests.Interop;
 internal sealed class KernelVm : IAsyncDisposable
 {
     /// <summary>How long a request may take before it counts as hung.</summary>
-    public static readonly TimeSpan Deadline = TimeSpan.FromSeconds(60);
+    public static readonly TimeSpan Deadline = TimeSpan.FromSeconds(180);
 
     private readonly Background _machine;
     private readonly Socket _control;
