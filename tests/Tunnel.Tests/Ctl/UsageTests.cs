@@ -5,11 +5,11 @@ public sealed class UsageTests : IDisposable
 {
     private const string AddPeer =
         "tunnelctl add-peer NAME --endpoint ADDRESS --subnet CIDR... [--encapsulation E] [--key N|IN:OUT] " +
-        "[--checksum] [--sequence] [--dscp copy|N] [--ecn MODE] [--ttl inherit|N] [--pmtud true|false] [--strict] [--ephemeral]";
+        "[--checksum] [--sequence] [--dscp copy|N] [--ecn MODE] [--ttl inherit|N] [--pmtud true|false] [--strict] [--keepalive TIME] [--on-down keep|withdraw] [--on-refused stop|retry] [--ephemeral]";
 
     private const string SetPeer =
         "tunnelctl set-peer NAME [--endpoint ADDRESS] [--subnet CIDR...] [--encapsulation E] [--key N|IN:OUT|none] " +
-        "[--checksum [true|false]] [--sequence [true|false]] [--dscp copy|N] [--ecn MODE] [--ttl inherit|N] [--pmtud true|false] [--strict [true|false]] [--ephemeral [true|false]]";
+        "[--checksum [true|false]] [--sequence [true|false]] [--dscp copy|N] [--ecn MODE] [--ttl inherit|N] [--pmtud true|false] [--strict [true|false]] [--keepalive TIME] [--on-down keep|withdraw] [--on-refused stop|retry] [--ephemeral [true|false]]";
 
     private const string Root = "tunnelctl [-n NETWORK | --socket PATH] [--json] COMMAND";
 

@@ -63,7 +63,7 @@ public sealed class PeerMessagesTests
         _one.With([(peer, ["172.17.52.0/24"])]);
         byte[] gre = new byte[4];
         byte[] back = Packets.Ipv4("192.168.40.11", "192.168.40.12", IpProtocol.Gre, gre);
-        _one.Receive(Packets.Gre("192.168.40.12", "192.168.40.11", EtherType.Ipv4, back));
+        _one.Receive(Packets.Outer("192.168.40.12", "192.168.40.11", Packets.GrePacket(back)));
 
         Assert.Equal(back, Assert.Single(_one.Underlay.Sent).Bytes);
         Assert.Empty(_one.Drops());
@@ -78,7 +78,7 @@ public sealed class PeerMessagesTests
     {
         _one.With([(Overlay.Peer(), ["172.17.52.0/24"])]);
         byte[] gre = [0, 0, (byte)(protocolType >> 8), (byte)protocolType, .. new byte[30]];
-        _one.Receive(Packets.Gre("192.168.40.12", "192.168.40.11", EtherType.Ipv4, Packets.Ipv4(source, destination, IpProtocol.Gre, gre)));
+        _one.Receive(Packets.Outer("192.168.40.12", "192.168.40.11", Packets.GrePacket(Packets.Ipv4(source, destination, IpProtocol.Gre, gre))));
 
         Assert.Empty(_one.Underlay.Sent);
         Assert.NotEmpty(_one.Drops());
@@ -129,7 +129,7 @@ public sealed class PeerMessagesTests
         Join("192.168.40.11", "192.168.40.12");
         for (int i = 0; i < 10; i++)
         {
-            _one.Receive(Packets.Gre("192.168.40.77", "192.168.40.11", EtherType.Ipv4, Packets.UdpPacket("172.17.52.2", "172.17.51.2", [])));
+            _one.Receive(Packets.Outer("192.168.40.77", "192.168.40.11", Packets.GrePacket(Packets.UdpPacket("172.17.52.2", "172.17.51.2", []))));
         }
 
         Assert.True(_one.Probes.Unknown[0].TryTake(out Stranger stranger));
@@ -151,11 +151,11 @@ public sealed class PeerMessagesTests
             [KeyValuePair.Create(Overlay.Prefix("172.17.0.0/16"), first), KeyValuePair.Create(Overlay.Prefix("172.17.52.0/24"), first)]);
         _one.Routing.Current = new RoutingSnapshot(routes, [first, second], [], senders: senders);
 
-        _one.Receive(Packets.Gre("192.168.40.13", "192.168.40.11", EtherType.Ipv4, Packets.UdpPacket("172.17.60.2", "172.17.51.2", [])));
+        _one.Receive(Packets.Outer("192.168.40.13", "192.168.40.11", Packets.GrePacket(Packets.UdpPacket("172.17.60.2", "172.17.51.2", []))));
         Assert.Empty(_one.Drops());
         Assert.Single(_one.Tun.Written);
 
-        _one.Receive(Packets.Gre("192.168.40.13", "192.168.40.11", EtherType.Ipv4, Packets.UdpPacket("172.17.52.2", "172.17.51.2", [])));
+        _one.Receive(Packets.Outer("192.168.40.13", "192.168.40.11", Packets.GrePacket(Packets.UdpPacket("172.17.52.2", "172.17.51.2", []))));
         Assert.Equal(1, second.Counters[0].Drops(DropReason.SourceNotInPeerSubnets));
     }
 
