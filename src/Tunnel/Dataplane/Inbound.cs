@@ -302,6 +302,7 @@ public sealed class Inbound
 
     private void HandleEcho(EchoMessage echo, int length, Peer peer)
     {
+        peer.Target.Abilities.NoteHeard();
         if (echo.IsReply)
         {
             Report(peer, echo, echo.ReceivedLength);

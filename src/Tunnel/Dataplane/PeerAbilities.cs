@@ -19,6 +19,7 @@ public sealed class PeerAbilities
     private const int TellPause = 100;
     private const long Never = long.MinValue / 2;
 
+    private bool _isHeard;
     private long _heardAt = Never;
     private int _abilities;
     private long _askAt = Never;
@@ -30,11 +31,21 @@ public sealed class PeerAbilities
         ((Abilities)Volatile.Read(ref _abilities) & ability) != 0 && now - Volatile.Read(ref _heardAt) < Lifetime;
 
     /// <summary>Whether the peer has ever said anything: then it is this program.</summary>
-    public bool IsHeard => Volatile.Read(ref _heardAt) != Never;
+    public bool IsHeard => Volatile.Read(ref _isHeard);
+
+    /// <summary>Notes that the peer has said something, whatever it was.</summary>
+    public void NoteHeard()
+    {
+        if (!Volatile.Read(ref _isHeard))
+        {
+            Volatile.Write(ref _isHeard, true);
+        }
+    }
 
     /// <summary>Notes what the peer has said.</summary>
     public void Hear(Abilities abilities, long now)
     {
+        NoteHeard();
         Volatile.Write(ref _abilities, (int)abilities);
         Volatile.Write(ref _heardAt, now);
         Volatile.Write(ref _pause, FirstPause);

@@ -16,6 +16,10 @@ namespace Tunnel.Linux;
 /// could find out that the path has grown; so it is the control plane that heeds it (<see cref="HostPath.LearntMtu"/>). The option sets no DF here.
 /// </para>
 /// <para>
+/// IPsec: of an IPv4 socket with the header included the kernel takes the protocol for 255, so a policy for protocol 47 would not apply and packets
+/// would leave in plain text. A control message (IP_PROTOCOL, Linux 6.4 and stable kernels after May 2023) tells it. For IPv6 it knows by itself.
+/// </para>
+/// <para>
 /// Learning: an ICMP Fragmentation Needed that quotes a packet of ours updates the kernel's path MTU through the unconnected raw
 /// IPv4 socket without more ado. For IPv6 the kernel does so only through a socket with IPV6_RECVERR, and such a socket reports the
 /// error on whatever it sends next, to whichever peer. So the guard has that option, and the socket that sends has not.
@@ -31,6 +35,7 @@ internal sealed unsafe class RawGreSocket : IDisposable
 {
     private const int BufferSize = 4 << 20;
     private const int MessageCount = 64;
+    private static readonly InetAddress Broadcast = InetAddress.FromIpv4(uint.MaxValue);
 
     // What comes beside an IPv6 packet: destination, hop limit, traffic class.
     private static readonly int ControlSize = CMSG_SPACE(sizeof(in6_pktinfo)) + CMSG_SPACE(sizeof(int)) + CMSG_SPACE(sizeof(int));
@@ -50,6 +55,7 @@ internal sealed unsafe class RawGreSocket : IDisposable
 
     private readonly MessageSender _messages;
     private readonly PinnedArray<sockaddr_in6> _destinations = new(MessageSender.MaxMessages);
+    private readonly PinnedArray<byte> _protocol = new(CMSG_SPACE(sizeof(int)));
 
     /// <summary>Opens the socket and its guard.</summary>
     /// <param name="isIpv6">The address family.</param>
@@ -75,6 +81,10 @@ internal sealed unsafe class RawGreSocket : IDisposable
         _fd = _descriptor.Number;
         _messages = new MessageSender(_fd);
         LinkMessages();
+        if (!isIpv6)
+        {
+            SayProtocol();
+        }
     }
 
     /// <summary>The socket to wait on.</summary>
@@ -205,6 +215,41 @@ internal sealed unsafe class RawGreSocket : IDisposable
             sent->msg_name = _destinations.Address + i;
             sent->msg_namelen = _isIpv6 ? sizeof(sockaddr_in6) : sizeof(sockaddr_in);
             _destinations.Address[i].sin6_family = _isIpv6 ? AF_INET6 : AF_INET;
+        }
+    }
+
+    // The same beside every packet, where the kernel knows it: one that does not refuses the message before it looks at anything else. The question
+    // itself is never sent, since the socket may not broadcast.
+    private void SayProtocol()
+    {
+        var control = (cmsghdr*)_protocol.Address;
+        control->cmsg_len = CMSG_SPACE(0) + sizeof(int);
+        control->cmsg_level = SOL_IP;
+        control->cmsg_type = Uapi.IP_PROTOCOL;
+        *(int*)CMSG_DATA(control) = IPPROTO_GRE;
+
+        byte* header = stackalloc byte[Ipv4Header.Length];
+        new Ipv4Header(InetAddress.None, Broadcast, IpProtocol.Gre, PayloadLength: 0).Write(new Span<byte>(header, Ipv4Header.Length));
+        InetSocket.WriteAddress(_destinations.Address, Broadcast);
+        var piece = new iovec { iov_base = header, iov_len = Ipv4Header.Length };
+        mmsghdr question = default;
+        var message = (msghdr*)&question;
+        message->msg_name = _destinations.Address;
+        message->msg_namelen = sizeof(sockaddr_in);
+        message->msg_iov = &piece;
+        message->msg_iovlen = 1;
+        message->msg_control = control;
+        message->msg_controllen = CMSG_SPACE(sizeof(int));
+        if (Sys.SendMessages(_fd, &question, 1).Errno == EINVAL)
+        {
+            return;
+        }
+
+        for (int i = 0; i < MessageSender.MaxMessages; i++)
+        {
+            msghdr* sent = _messages.Message(i);
+            sent->msg_control = control;
+            sent->msg_controllen = CMSG_SPACE(sizeof(int));
         }
     }
 

@@ -12,6 +12,7 @@ internal static unsafe partial class Uapi
     public const int IP_TOS = 1;
     public const int IP_TTL = 2;
     public const int IP_RECVTOS = 13;
+    public const int IP_PROTOCOL = 52;
     public const int IPV6_UNICAST_HOPS = 16;
     public const int IPV6_V6ONLY = 26;
 }

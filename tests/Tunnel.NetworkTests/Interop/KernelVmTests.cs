@@ -216,8 +216,8 @@ public sealed partial class KernelVmTests(KernelVmLab lab, ITestOutputHelper out
         static bool IsInTheClear(byte[] packet) => packet.AsSpan().IndexOf(stackalloc byte[] { 0x5e, 0xc2, 0xe7, 0x5e, 0xc2, 0xe7 }) >= 0;
     }
 
-    // Keys and SPIs of both directions, and the policy that all between the two needs them. A policy for `proto 47` alone does not catch what raw
-    // sockets with IP_HDRINCL send over IPv4 (docs/interop-kernel.md). rfc4106: AES-GCM, the last 4 bytes of the key are the salt.
+    // Keys and SPIs of both directions, and the policy that GRE between the two needs them. The kernel has to be told that what a raw socket sends with
+    // its own header is GRE, or the policy does not catch it (docs/interop-kernel.md). rfc4106: AES-GCM, the last 4 bytes of the key are the salt.
     private static string Ipsec(string own, string other)
     {
         static string State(string from, string to) =>
@@ -229,8 +229,8 @@ public sealed partial class KernelVmTests(KernelVmLab lab, ITestOutputHelper out
             for module in xfrm_user esp4 gcm ctr ghash-generic seqiv sha512_generic drbg; do modprobe $module; done
             {State(own, other)}
             {State(other, own)}
-            ip xfrm policy add src {own} dst {other} dir out tmpl src {own} dst {other} proto esp mode transport
-            ip xfrm policy add src {other} dst {own} dir in tmpl src {other} dst {own} proto esp mode transport
+            ip xfrm policy add src {own} dst {other} proto 47 dir out tmpl src {own} dst {other} proto esp mode transport
+            ip xfrm policy add src {other} dst {own} proto 47 dir in tmpl src {other} dst {own} proto esp mode transport
             """;
     }
 

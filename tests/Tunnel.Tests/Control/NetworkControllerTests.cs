@@ -333,7 +333,7 @@ public sealed class NetworkControllerTests
     [InlineData("fd00:40::12", false, 1256)]
     public async Task WithoutPathMtuDiscoveryTheGmtuIsTheDevices(string endpoint, bool pmtud, int gmtu)
     {
-        var host = new FakeHostNetwork { Paths = to => new HostPath(FakeHostNetwork.Address(to.IsIpv4 ? "192.168.40.11" : "fd00:40::11"), 2, 1300) };
+        var host = new FakeHostNetwork { Paths = to => new HostPath(FakeHostNetwork.Address(to.IsIpv4 ? "192.168.40.11" : "fd00:40::11"), 2, 1500, LearntMtu: 1300) };
         string yaml = $"peers:\n  vm2: {{endpoint: \"{endpoint}\", subnets: [172.17.52.0/24], pmtud: {(pmtud ? "true" : "false")}}}\n";
         await using ControlFixture fixture = await StartAsync(yaml, host);
         Assert.Equal(gmtu, fixture.Receiver("172.17.52.9")!.Gmtu);

@@ -187,6 +187,7 @@ public sealed class ViewTests : IDisposable
             """
 
             peer: vm2
+              state: up
               endpoint: 192.168.40.12
               subnets: 172.17.52.0/24,10.0.201.2/32
               encapsulation: gre
@@ -197,6 +198,7 @@ public sealed class ViewTests : IDisposable
               drops: 3
 
             peer: vm3
+              state: unknown
               endpoint: vm3.example.org
               subnets: 172.17.53.0/24
               encapsulation: gre,key=42,checksum

@@ -38,6 +38,7 @@ public sealed class PeerMessagesTests
         Assert.Empty(_two.Drops());
         Assert.Empty(_two.Tun.Written);
         Assert.Equal(3, peer.Counters[0].ReceivedMessages);
+        Assert.True(peer.Target.Abilities.IsHeard);
         Assert.Equal((0, 0), (peer.Counters[0].SentPackets, peer.Counters[0].ReceivedPackets));
     }
 

@@ -1,5 +1,4 @@
 using System.Diagnostics;
-using System.Security.Cryptography;
 using Microsoft.Extensions.Logging;
 using Tunnel.Control.Configuration;
 using Tunnel.Dataplane;
@@ -255,8 +254,7 @@ internal sealed partial class NetworkMonitor : IAsyncDisposable
         }
 
         string name = entry.Config.Name;
-        ulong firstToken = BitConverter.ToUInt64(RandomNumberGenerator.GetBytes(sizeof(ulong)));
-        var monitor = new PeerMonitor(entry.Config.Keepalive, search, firstToken, now, (kind, token, length) => Ask(name, kind, token, length));
+        var monitor = new PeerMonitor(entry.Config.Keepalive, search, (ulong)Random.Shared.NextInt64(), now, (kind, token, length) => Ask(name, kind, token, length));
         return new Watched(entry, monitor, config.Interface.PathMtuFloor);
     }
 

@@ -68,10 +68,10 @@ public sealed class StoredPeersTests : IDisposable
                 $"{path}:1:18: mtu: \"1\" is not an MTU (auto, or a number from 576 to 65535)",
                 $"{bad}: \"-bad\" can't name a peer (1 to 63 of A-Z a-z 0-9 _ . -, the first a letter or digit)",
                 $"{vm3}:1:1: peer vm3 has no subnets (add subnets: [ADDRESS/LENGTH])",
-                $"{vm3}:2:1: unknown key \"subnet\" in peers.vm3 (did you mean subnets? allowed: endpoint, subnets, encapsulation, key, checksum, sequence, dscp, ecn, ttl, pmtud, strict)",
+                $"{vm3}:2:1: unknown key \"subnet\" in peers.vm3 (did you mean subnets? allowed: endpoint, subnets, encapsulation, key, checksum, sequence, dscp, ecn, ttl, pmtud, strict, keepalive, on-down, on-refused)",
                 $"{vm5}:1:1: peer vm5 has no endpoint (add endpoint: ADDRESS)",
                 $"{vm5}:1:1: peer vm5 has no subnets (add subnets: [ADDRESS/LENGTH])",
-                $"{vm6}:1:1: peers.vm6 must be a map, not a list (keys: endpoint, subnets, encapsulation, key, checksum, sequence, dscp, ecn, ttl, pmtud, strict)",
+                $"{vm6}:1:1: peers.vm6 must be a map, not a list (keys: endpoint, subnets, encapsulation, key, checksum, sequence, dscp, ecn, ttl, pmtud, strict, keepalive, on-down, on-refused)",
                 $"{vm4}:3:5: subnet 10.1.0.0/24 is already that of peer vm2 ({path}:3:32) (a subnet is behind one peer; a longer prefix in it may be behind another, or both may say on-down: withdraw)",
             ],
             Lines(ConfigReader.Load(path).Errors));
