@@ -71,7 +71,7 @@ test_project() {
   local project=$1 name trx total executed good bad status=0
   name=$(basename "$project" .csproj)
   trx=$work/$name.trx
-  timeout --kill-after=30 600 "$dotnet" test "$project" -c Release --no-build --nologo \
+  timeout --kill-after=30 840 "$dotnet" test "$project" -c Release --no-build --nologo \
     --logger "trx;LogFileName=$trx" --logger "console;verbosity=minimal" >"$work/log" 2>&1 </dev/null || status=$?
   total=0 executed=0 good=0 bad=0
   if [[ -s $trx ]]; then
