@@ -340,6 +340,27 @@ public sealed class NetworkControllerTests
         Assert.Equal(gmtu, fixture.Network.DescribePeer("vm2").Gmtu);
     }
 
+    // The first never answers, and must; the second is never asked.
+    [Fact]
+    public async Task TheRoutesOfAPeerThatIsDownAreWithdrawnWhereItSaysSo()
+    {
+        await using ControlFixture fixture = await StartAsync("""
+            peers:
+              first: {endpoint: 192.168.40.12, subnets: [172.17.60.0/24, 172.17.61.0/24], keepalive: 100ms, on-down: withdraw}
+              second: {endpoint: 192.168.40.13, subnets: [172.17.60.0/24], keepalive: off, on-down: withdraw}
+            """);
+        Assert.Equal("first", fixture.Receiver("172.17.60.9")!.Settings.Name);
+        Assert.True(fixture.HasRoute("172.17.61.0/24"));
+
+        await ControlFixture.EventuallyAsync(() => fixture.Receiver("172.17.60.9")!.Settings.Name == "second" && !fixture.HasRoute("172.17.61.0/24"));
+        Assert.True(fixture.HasRoute("172.17.60.0/24"));
+        Assert.Equal("down", fixture.Network.DescribePeer("first").State);
+        Assert.Equal(
+            [("first", "withdrawn: the peer is down"), ("second", null), ("first", "withdrawn: the peer is down")],
+            fixture.Network.DescribeRoutes().Select(route => (route.Peer, route.Problem)));
+        Assert.True(fixture.Routing.Current.Shares(fixture.Routing.Current.Peers[0], FakeHostNetwork.Address("172.17.60.9")));
+    }
+
     [Fact]
     public async Task OuterHeaderOptionsReachThePacketThreadsAndTheDescription()
     {

@@ -107,10 +107,12 @@ public sealed class PathMtuSearchTests
         var search = new PathMtuSearch(1500, Floor, _now);
         Run(search, 1000);
         _loses = _ => true;
+        _sent.Clear();
 
         Run(search, 20_000, isUsed: true);
 
         Assert.Equal(1500, search.Current);
+        Assert.InRange(_sent.Count, 1, 1500);
     }
 
     [Fact]
@@ -122,8 +124,10 @@ public sealed class PathMtuSearchTests
         _loses = _ => _sent.Count > 30;
 
         Run(search, 20_000, isUsed: true);
-
         Assert.Equal(1500, search.Current);
+
+        Run(search, 5_000);
+        Assert.False(search.IsBusy);
     }
 
     [Fact]
