@@ -318,15 +318,18 @@ check_counters() {
     read -r sent sent_bytes <<<"$(api "$from" "peers/vm$to" | jq -r '.traffic.sent | "\(.packets) \(.bytes)"')"
     read -r received received_bytes <<<"$(api "$to" "peers/vm$from" | jq -r '.traffic.received | "\(.packets) \(.bytes)"')"
     read -r reasons queue <<<"$(api "$to" drops | jq -r '
-      ["OuterMalformed", "GreTruncated", "GreVersionUnsupported", "GreReservedBits", "UnknownPeer", "KeyMismatch", "ChecksumMismatch", "SequenceOld",
-       "GreProtocolUnknown", "ControlMessageUnknown", "CoalescedUdp", "SourceNotInPeerSubnets", "InnerDestinationIsEndpoint", "EcnCongestionLost",
+      ["OuterMalformed", "GreTruncated", "GreVersionUnsupported", "GreReservedBits", "UnknownPeer", "KeyMismatch", "ChecksumAbsent", "ChecksumUnexpected",
+       "ChecksumMismatch", "SequenceAbsent", "SequenceUnexpected", "SequenceOld", "GreProtocolUnknown", "ControlMessageUnknown", "CoalescedUdp", "SourceNotInPeerSubnets", "InnerDestinationIsEndpoint", "EcnCongestionLost",
        "TunWriteFailed"] as $inbound
       | "\([.network, .peers[]] | map(.[$inbound[]]) | add) \(.network.ReceiveQueueFull)"')"
     # A veth counts at the sender what its ring had no room for, and at the receiver what the queue behind it had none for.
     devices=$(($(device_drops "$from" eth1 tx) + $(device_drops "$to" eth1 rx)))
     missing=$((sent - received - reasons)) kernel=$((queue + devices))
-    # Where a raw socket gets what the kernel has coalesced, it counts as one: each other packet lacks its headers.
-    blind=$(api "$to" network | jq -r --arg wire "$wire" 'select(.datapath.receive == "raw" and .underlay.encapsulation == "gre" and $wire != "") | 1')
+    # Where a raw socket gets what the kernel has coalesced, or a UDP socket what crossed the link uncut, it counts as one: each other packet lacks
+    # its headers.
+    blind=$(api "$to" network | jq -r --arg wire "$wire" '
+      select(if .underlay.encapsulation == "gre" then .datapath.receive == "raw" and $wire != ""
+             else $wire == "" and (.datapath.offloads | index("gre-udp-segment")) != null end) | 1')
     shown+="${shown:+; }vm$from to vm$to: $sent sent = $received received + $reasons dropped by the daemon + $((missing)) by the kernel (its receive queue $queue, the devices $devices)"
     if [[ $blind ]]; then
       shown+=", counted before they were coalesced"

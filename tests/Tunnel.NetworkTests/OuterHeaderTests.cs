@@ -47,9 +47,19 @@ public sealed class OuterHeaderTests(ITestOutputHelper output)
     [MemberData(nameof(Ways))]
     public async Task WithoutOptionsNothingIsCopied(int outer, string way)
     {
-        await using Lab lab = await StartAsync(outer, way);
+        // Who asks nothing does not know whether the other end heeds the ECN field.
+        await using Lab lab = await StartAsync(outer, way, "keepalive: off");
         GrePacket[] packets = await PingsAsync(lab, inner: 4, tos: 0x2a, dontFragment: false);
         Assert.All(packets, packet => Assert.Equal((0, 64, outer == 4), (packet.TrafficClass, packet.TimeToLive, packet.DontFragment)));
+    }
+
+    [SkippableFact]
+    public async Task TheEcnFieldIsCopiedOnceThePeersDaemonIsKnown()
+    {
+        await using Lab lab = await StartAsync(4, "raw");
+        await Poll.UntilAsync(
+            "ECN is copied, and nothing else",
+            async () => (await PingsAsync(lab, inner: 4, tos: 0x2a, dontFragment: false)).All(packet => (packet.TrafficClass, packet.TimeToLive) == (2, 64)));
     }
 
     // Options that differ from packet to packet must not keep bulk traffic from being whole.

@@ -9,8 +9,9 @@ namespace Tunnel.Dataplane;
 /// </summary>
 internal static class MssClamp
 {
-    // What every IPv4 link takes (RFC 791 section 3.2); below there would be nothing left.
+    // Below there would be nothing left: what every IPv4 link takes (RFC 791 section 3.2), and as much payload over IPv6.
     private const int LeastIpv4 = 68;
+    private const int LeastIpv6 = LeastIpv4 + Ipv6Header.Length - Ipv4Header.Length;
 
     /// <summary>Lowers the option of an IPv4 packet.</summary>
     /// <param name="packet">The packet, lengths checked.</param>
@@ -35,7 +36,8 @@ internal static class MssClamp
     {
         if (packet.NextHeader == IpProtocol.Tcp && HasSyn(packet.Payload))
         {
-            int largest = peer.LargestIpv6 - Ipv6Header.Length - TcpView.MinHeaderLength;
+            // Below 1280 too: segments that need no outer fragments arrive where those are dropped.
+            int largest = Math.Max(peer.Gmtu, LeastIpv6) - Ipv6Header.Length - TcpView.MinHeaderLength;
             TcpMss.Lower(bytes[Ipv6Header.Length..packet.TotalLength], (ushort)largest, isChecksumUnfinished);
         }
     }
