@@ -284,6 +284,7 @@ public sealed class Inbound
         }
 
         peer.Counters[_worker].CountMessage(Environment.TickCount64);
+        peer.Target.Refuses = false;
         if (isEcho)
         {
             HandleEcho(echo, gre.Payload.Length, peer);

@@ -4,7 +4,7 @@ namespace Tunnel.Dataplane;
 
 /// <summary>
 /// Where packets to a peer go on the underlay. Kept over changes of configuration that leave endpoint and port as they are.
-/// Thread rule: immutable but for <see cref="Neighbor"/>, <see cref="PathMtu"/> and <see cref="Refuses"/>, which the control plane publishes with one
+/// Thread rule: immutable but for <see cref="Neighbor"/>, <see cref="PathMtu"/> and <see cref="Refuses"/>, which are published with one
 /// write each, and <see cref="Abilities"/> and <see cref="NoteLarge"/>, which the workers keep.
 /// </summary>
 /// <param name="endpoint">The peer's underlay address.</param>
@@ -35,7 +35,10 @@ public sealed class UnderlayTarget(InetAddress endpoint, ushort udpPort = 0)
         set => Volatile.Write(ref _pathMtu, value);
     }
 
-    /// <summary>Whether nobody listens there (Port Unreachable), so that nothing may be sent until that changes: RFC 8086 section 9.</summary>
+    /// <summary>
+    /// Whether nobody listens there (Port Unreachable), so that nothing may be sent until that changes: RFC 8086 section 9. The control plane sets
+    /// it; it ends there, or with the first message that a worker gets from the peer.
+    /// </summary>
     public bool Refuses
     {
         get => Volatile.Read(ref _refuses);

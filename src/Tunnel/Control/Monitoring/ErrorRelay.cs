@@ -109,7 +109,7 @@ internal sealed partial class ErrorRelay : IAsyncDisposable
             {
                 count++;
                 only = peer;
-                Tell(peer, meaning, error, outer);
+                Tell(peer, meaning, error, outer, isQuestion: hasGre && view.ProtocolType == EtherType.Experimental);
             }
         }
 
@@ -142,7 +142,7 @@ internal sealed partial class ErrorRelay : IAsyncDisposable
             _ => Meaning.Nothing,
         };
 
-    private void Tell(Peer peer, Meaning meaning, in UnderlayError error, in QuotedPacket outer)
+    private void Tell(Peer peer, Meaning meaning, in UnderlayError error, in QuotedPacket outer, bool isQuestion)
     {
         if (meaning == Meaning.TooBig)
         {
@@ -150,7 +150,8 @@ internal sealed partial class ErrorRelay : IAsyncDisposable
         }
         else if (meaning == Meaning.PortUnreachable)
         {
-            _monitor.HearRefused(peer.Target);
+            // The few questions are how to find out that somebody listens again; traffic stops.
+            _monitor.HearRefused(peer.Target, isQuestion);
         }
         else
         {

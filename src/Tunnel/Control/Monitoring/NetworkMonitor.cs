@@ -104,7 +104,8 @@ internal sealed partial class NetworkMonitor : IAsyncDisposable
     /// configuration, unless that says otherwise (RFC 8086 section 9).
     /// </summary>
     /// <param name="target">The peer's place.</param>
-    public void HearRefused(UnderlayTarget target)
+    /// <param name="isQuestion">Whether it was a question of ours that was refused, no packet.</param>
+    public void HearRefused(UnderlayTarget target, bool isQuestion)
     {
         lock (_lock)
         {
@@ -115,7 +116,7 @@ internal sealed partial class NetworkMonitor : IAsyncDisposable
 
             string name = watched.Entry.Config.Name;
             watched.Monitor.HearUnreachable($"{target.Endpoint} says: nobody listens at UDP port {target.UdpPort}", Now);
-            if (watched.Entry.Config.OnRefused == OnRefused.Stop)
+            if (watched.Entry.Config.OnRefused == OnRefused.Stop && !isQuestion)
             {
                 target.Refuses = true;
                 watched.RefusedAt = Now;

@@ -201,6 +201,18 @@ public sealed class ErrorRelayTests
         await ControlFixture.EventuallyAsync(() => !peer.Target.Refuses);
     }
 
+    // Both ends of a network may start at the same time, and the first to ask finds nobody.
+    [Fact]
+    public async Task U7_A_question_that_finds_nobody_stops_nothing()
+    {
+        await using ControlFixture fixture = await StartAsync();
+        byte[] datagram = [0xc0, 0x00, 0x12, 0x92, 0, 0, 0, 0, .. Packets.GrePacket(new byte[EchoMessage.Length], protocolType: EtherType.Experimental)];
+        Handle(fixture, new UnderlayError(Overlay.Address("192.168.40.13"), false, 3, 3, 0, Packets.Ipv4("192.168.40.11", "192.168.40.13", IpProtocol.Udp, datagram)));
+
+        Assert.False(fixture.Routing.Current.Peers.Single(one => one.Settings.Name == "vm3").Target.Refuses);
+        Assert.Contains("nobody listens at UDP port 4754", string.Join(' ', fixture.Network.DescribePeer("vm3").Problems), StringComparison.Ordinal);
+    }
+
     // I8: the kernel's own gre module complains of packets that we have received all the same (docs/interop-kernel.md).
     [Fact]
     public async Task I8_Port_unreachable_for_plain_GRE_means_nothing()
