@@ -58,8 +58,8 @@ public sealed class ProbeExchange
     public HandoverRing<ProbeRequest> Requests { get; } = new(Questions);
 
     /// <summary>Answers, by worker.</summary>
-    public IReadOnlyList<HandoverRing<ProbeReply>> Replies { get; }
+    public HandoverRing<ProbeReply>[] Replies { get; }
 
     /// <summary>Some of the packets from unknown senders, by worker. A flood leaves most of them out.</summary>
-    public IReadOnlyList<HandoverRing<Stranger>> Unknown { get; }
+    public HandoverRing<Stranger>[] Unknown { get; }
 }

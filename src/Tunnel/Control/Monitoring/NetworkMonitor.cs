@@ -81,9 +81,16 @@ internal sealed partial class NetworkMonitor : IAsyncDisposable
     {
         lock (_lock)
         {
-            if (Find(target) is Watched watched)
+            if (Find(target) is not Watched watched)
             {
-                watched.Monitor.Path?.HearTooBig(mtu, Now);
+                return;
+            }
+
+            watched.Monitor.Path?.HearTooBig(mtu, Now);
+            if (!watched.Monitor.HasAnswered)
+            {
+                // Of a peer that can't be asked the kernel's own knowledge counts, which is new.
+                _pathsChanged();
             }
         }
     }
@@ -343,7 +350,12 @@ internal sealed partial class NetworkMonitor : IAsyncDisposable
     // The counters' clock is the system's, whatever the clock here is.
     private static long LastHeard(Peer peer, long now)
     {
-        long last = peer.Counters.Max(counters => Math.Max(counters.LastReceived, counters.LastMessage));
+        long last = 0;
+        foreach (PeerCounters counters in peer.Counters)
+        {
+            last = Math.Max(last, Math.Max(counters.LastReceived, counters.LastMessage));
+        }
+
         return last == 0 ? -1 : now - (Environment.TickCount64 - last);
     }
 

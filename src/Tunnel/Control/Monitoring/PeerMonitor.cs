@@ -32,6 +32,8 @@ internal sealed class PeerMonitor
     private readonly Keepalive _keepalive;
     private readonly Dictionary<ulong, (long SentAt, int Length)> _asked = [];
     private readonly Action<ProbeKind, ulong, int> _send;
+    private readonly Action<int> _probe;
+    private long _now;
     private ulong _nextToken;
 
     private ulong _echo;
@@ -57,6 +59,7 @@ internal sealed class PeerMonitor
     {
         _keepalive = keepalive;
         _send = send;
+        _probe = length => Ask(ProbeKind.Echo, length, _now);
         _nextToken = firstToken;
         Path = path;
         _echoAt = now;
@@ -151,7 +154,8 @@ internal sealed class PeerMonitor
         AdvanceEcho(now, lastHeard);
         if (_hasAnswered && State != PeerState.Down)
         {
-            Path?.Advance(now, Patience, isUsed, length => Ask(ProbeKind.Echo, length, now));
+            _now = now;
+            Path?.Advance(now, Patience, isUsed, _probe);
         }
 
         ForgetOld(now);
