@@ -42,6 +42,8 @@ if is_root; then
     tshark:tshark nft:nftables iptables-nft-restore:iptables
   # The virtual machines of the interop tests. Where they can't be had those tests are skipped.
   [[ $(uname -m) != x86_64 ]] || install_missing qemu-system-x86_64:qemu-system-x86 busybox:busybox-static
+  # A subshell: where it can't be had those tests are skipped, too.
+  (install_missing ovs-vswitchd:openvswitch-switch) || say "Open vSwitch can't be installed; its tests are skipped"
 else
   say "not root: tests that need network namespaces are skipped (sudo $0 runs them)"
 fi

@@ -36,6 +36,8 @@ public sealed partial class KernelVmTests(KernelVmLab lab, ITestOutputHelper out
             IsUdp: true),
     ];
 
+    private static readonly InteropRecord Record = new("kernel");
+
     public static TheoryData<string> Names => [.. Cases.Select(one => one.Name)];
 
     [SkippableTheory]
@@ -101,7 +103,7 @@ public sealed partial class KernelVmTests(KernelVmLab lab, ITestOutputHelper out
             peers:
             {lab.TunneldPeer.PeerEntry(outer)}
             """).StartAsync();
-        await using KernelVmCapture answers = await KernelVmCapture.StartAsync(
+        await using PacketCapture answers = await PacketCapture.StartAsync(
             host, "eth1", outer == 4 ? "icmp[0] == 3 and src host 192.168.40.13" : "icmp6 and ip6[40] == 1 and src host fd40::13");
         try
         {
@@ -177,7 +179,7 @@ public sealed partial class KernelVmTests(KernelVmLab lab, ITestOutputHelper out
             ip link set gre1 up mtu 1400
             ip addr add 10.0.201.2/24 dev gre1
             """);
-        await using KernelVmCapture wire = await KernelVmCapture.StartAsync(lab.Switch, "vm3", "ip host 192.168.40.12 and ip host 192.168.40.13");
+        await using PacketCapture wire = await PacketCapture.StartAsync(lab.Switch, "vm3", "ip host 192.168.40.12 and ip host 192.168.40.13");
         try
         {
             // What would be seen without it. The pattern is in every ping.
@@ -277,7 +279,7 @@ public sealed partial class KernelVmTests(KernelVmLab lab, ITestOutputHelper out
     private async Task CapturePingsAsync(KernelCase one)
     {
         (Vm host, Vm peer) = (lab.Host, lab.KernelPeer);
-        await using KernelVmCapture capture = await KernelVmCapture.StartAsync(host, "eth1", "proto 47 or ip6 protochain 47 or udp port 4754");
+        await using PacketCapture capture = await PacketCapture.StartAsync(host, "eth1", "proto 47 or ip6 protochain 47 or udp port 4754");
         foreach (int version in new[] { 4, 6 })
         {
             PingResult there = await host.Container.PingAsync(peer.ContainerAddress(version), 3, "-W", "5");
@@ -292,7 +294,7 @@ public sealed partial class KernelVmTests(KernelVmLab lab, ITestOutputHelper out
         Assert.All(samples, sample => Assert.Equal(one.IsUdp, sample.IsUdp));
         if (!one.LeavesChecksums)
         {
-            KernelVmRecord.Keep(one.Name, one.Tunneld, packets);
+            Record.Keep(one.Name, one.Tunneld, packets);
         }
     }
 

@@ -3,25 +3,25 @@ using System.Buffers.Binary;
 namespace Tunnel.NetworkTests.Interop;
 
 /// <summary>tcpdump on a device of Ethernet, from the moment when it listens: the packets from their IP header on.</summary>
-internal sealed class KernelVmCapture : IAsyncDisposable
+internal sealed class PacketCapture : IAsyncDisposable
 {
     private readonly Background _tcpdump;
     private readonly string _file;
 
-    private KernelVmCapture(Background tcpdump, string file)
+    private PacketCapture(Background tcpdump, string file)
     {
         _tcpdump = tcpdump;
         _file = file;
     }
 
     /// <summary>Captures what a filter lets through (pcap-filter(7)), both directions.</summary>
-    public static async Task<KernelVmCapture> StartAsync(Node node, string device, string filter)
+    public static async Task<PacketCapture> StartAsync(Node node, string device, string filter)
     {
         string file = Path.GetTempFileName();
         // Without --immediate-mode what was seen last would be lost at the stop; without -Z tcpdump would give up root and then fail to write the file.
         Background tcpdump = node.Start(null, "tcpdump", "-i", device, "-U", "--immediate-mode", "-n", "-Z", "root", "-w", file, filter);
         await tcpdump.WaitForAsync("listening on");
-        return new KernelVmCapture(tcpdump, file);
+        return new PacketCapture(tcpdump, file);
     }
 
     /// <summary>What it has seen so far.</summary>
