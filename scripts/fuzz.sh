@@ -13,7 +13,7 @@ errors, the control API. What makes one throw, or break a rule, is saved below t
 fuzzer ends there. Exit status 1 where that happened.
 
   --minutes N   how long; each fuzzer finishes the round that it is in, half a minute at most on a quiet machine
-  --seed S      where to begin: 0 to 100000000. The same seed gives the same input.                    [the time, in minutes]
+  --seed S      where to begin: 0 to 99999999.  The same seed gives the same input.                    [the time, in minutes]
   --only NAME   only the fuzzers with NAME in their names, as in Parser, Config, Icmp, ControlApi, Dataplane
   --help        this text
 END
@@ -28,10 +28,10 @@ while (($#)); do
   esac
   case $1 in
     --minutes)
-      [[ $2 =~ ^[0-9]{1,5}$ ]] && ((10#$2 >= 1)) || usage_error "--minutes takes a whole number from 1 to 99999, not $2"
+      [[ $2 =~ ^0*[1-9][0-9]{0,4}$ ]] || usage_error "--minutes takes a whole number from 1 to 99999, not $2"
       minutes=$((10#$2)) ;;
     --seed)
-      [[ $2 =~ ^[0-9]{1,9}$ ]] && ((10#$2 <= 100000000)) || usage_error "--seed takes 0 to 100000000, not $2"
+      [[ $2 =~ ^[0-9]{1,8}$ ]] || usage_error "--seed takes 0 to 99999999, not $2"
       seed=$((10#$2)) ;;
     --only)
       [[ $2 =~ ^[A-Za-z]+$ ]] || usage_error "--only takes a word, not $2"
