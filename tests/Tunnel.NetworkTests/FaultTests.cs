@@ -114,14 +114,14 @@ public sealed partial class FaultTests(ITestOutputHelper output)
         (Vm vm1, Vm vm2) = (lab.Hosts[0], lab.Hosts[1]);
         Daemon[] daemons = await lab.StartMeshAsync(options: (_, _) => [$"encapsulation: {encapsulation}", "keepalive: 200ms"]);
         await FlapAsync(lab, daemons);
-        (int files, long memory) = Resources(daemons[0]);
+        (int files, long memory) = await ResourcesAsync(daemons[0]);
 
         for (int i = 0; i < 8; i++)
         {
             await FlapAsync(lab, daemons);
         }
 
-        AssertNothingLeaks(daemons[0], files, memory);
+        await AssertNothingLeaksAsync(daemons[0], files, memory);
         Assert.Equal(3, (await vm2.Container.PingAsync(vm1.ContainerAddress(6))).Received);
     }
 
@@ -138,25 +138,28 @@ public sealed partial class FaultTests(ITestOutputHelper output)
             vm1.StartDaemonAsync(Moved(vm1.Configuration(vm2.PeerEntry()))),
             vm2.StartDaemonAsync(Moved(vm2.Configuration(vm1.PeerEntry()))));
         await ReachesAsync(vm1, vm2, daemons[0]);
-        (int files, long memory) = Resources(daemons[0]);
+        (int files, long memory) = await ResourcesAsync(daemons[0]);
+
+        // First the kernel says so, at each packet; then it is known beforehand.
+        async Task<long> UnsentAsync() => await daemons[0].DropsAsync("UnderlayUnreachable", "vm2") + await daemons[0].DropsAsync("PeerNotReady", "vm2");
 
         for (int i = 0; i < 5; i++)
         {
             await vm1.IpAsync("route del default");
-            long before = await daemons[0].DropsAsync("UnderlayUnreachable");
+            long before = await UnsentAsync();
             await Poll.UntilAsync(
                 "what can't be sent is counted",
                 async () =>
                 {
                     await vm1.Container.PingAsync(vm2.ContainerAddress(4), 1, "-W", "0.1");
-                    return await daemons[0].DropsAsync("UnderlayUnreachable") > before;
+                    return await UnsentAsync() > before;
                 },
                 async () => (await daemons[0].GetAsync("/v1/drops")).ToJsonString());
             await vm1.IpAsync($"route add default via {vm2.Underlay(4)}");
             await ReachesAsync(vm1, vm2, daemons[0]);
         }
 
-        AssertNothingLeaks(daemons[0], files, memory);
+        await AssertNothingLeaksAsync(daemons[0], files, memory);
     }
 
     [SkippableFact]
@@ -169,7 +172,7 @@ public sealed partial class FaultTests(ITestOutputHelper output)
         // Its sources are the kernel's choice.
         Daemon two = await vm2.StartDaemonAsync(vm2.Configuration(vm1.PeerEntry()).Replace("underlay:\n  local: 192.168.40.12\n", "", StringComparison.Ordinal));
         await ReachesAsync(vm1, vm2, one);
-        (int files, long memory) = Resources(two);
+        (int files, long memory) = await ResourcesAsync(two);
 
         string old = vm2.Underlay(4);
         foreach (string address in (string[])["192.168.40.77", "192.168.40.78", old])
@@ -182,16 +185,14 @@ public sealed partial class FaultTests(ITestOutputHelper output)
             Assert.Equal(address, (await two.GetAsync("/v1/peers/vm1"))["local"]!.GetValue<string>());
         }
 
-        AssertNothingLeaks(two, files, memory);
+        await AssertNothingLeaksAsync(two, files, memory);
     }
 
-    // 20 Mbit/s with a queue for a few packets: what does not fit is refused with ENOBUFS, or waits in the socket's buffer until that is full.
+    // A slow link. With a queue for a few packets what does not fit is refused (ENOBUFS; raw and UDP sockets are told nothing, udp(7) and raw(7), and the
+    // queue counts it). With a queue for thousands the socket's buffer is full first.
     [SkippableTheory]
-    [InlineData("raw", "gre", 3000)]
     [InlineData("packet", "gre", 3000)]
-    [InlineData("raw", "gre-udp", 3000)]
     [InlineData("raw", "gre", 10_000_000)]
-    [InlineData("packet", "gre", 10_000_000)]
     [InlineData("raw", "gre-udp", 10_000_000)]
     public async Task FullBuffersLoseWhatIsCountedAndNothingElse(string send, string encapsulation, int queue)
     {
@@ -201,8 +202,8 @@ public sealed partial class FaultTests(ITestOutputHelper output)
         Daemon one = await vm1.StartDaemonAsync(vm1.Configuration(vm2.PeerEntry(4, options)) + $"\ndatapath: {{receive: raw, send: {send}}}\n");
         Daemon two = await vm2.StartDaemonAsync(vm2.Configuration(vm1.PeerEntry(4, options)));
         await ReachesAsync(vm1, vm2, one);
-        (int files, long memory) = Resources(one);
-        (await vm1.ShellAsync($"tc qdisc add dev eth1 root tbf rate 20mbit burst 3000 limit {queue}")).Succeeded();
+        (int files, long memory) = await ResourcesAsync(one);
+        (await vm1.ShellAsync($"tc qdisc add dev eth1 root tbf rate 30mbit burst 3000 limit {queue}")).Succeeded();
         long taken = await TakenAsync(vm1);
         (long sent, long dropped) = (await SentAsync(one, vm2), await DropsAsync(one));
 
@@ -222,14 +223,17 @@ public sealed partial class FaultTests(ITestOutputHelper output)
         output.WriteLine($"{await TakenAsync(vm1) - taken} taken, {await SentAsync(one, vm2) - sent} sent, {reasons.ToJsonString()}");
         Assert.All(reasons, reason => Assert.True(reason.Value!.GetValue<long>() == 0 || reason.Key == "UnderlayQueueFull", $"{reason}"));
 
-        // What was sent was received, or the link's queue has dropped it without a word.
+        Assert.True(queue == 3000 || reasons["UnderlayQueueFull"]!.GetValue<long>() > 0, "the socket's buffer was never full");
+
+        // What was sent was received, or the link's queue has dropped it without a word: up to 64 datagrams at once.
+        await Poll.UntilAsync("the link's queue is empty", async () => (await QueueAsync(vm1))["backlog"]!.GetValue<long>() == 0);
         long lost = await SentAsync(one, vm2) - await ReceivedAsync(two, vm1);
-        long queueDrops = await QueueDropsAsync(vm1);
+        long queueDrops = (await QueueAsync(vm1))["drops"]!.GetValue<long>();
         output.WriteLine($"{lost} lost on the way, {queueDrops} dropped by the queue");
-        Assert.InRange(lost, 0, queueDrops);
+        Assert.InRange(lost, 0, queueDrops * 64);
         await vm1.ShellAsync("tc qdisc del dev eth1 root");
         await ReachesAsync(vm1, vm2, one);
-        AssertNothingLeaks(one, files, memory + (1 << 16));
+        await AssertNothingLeaksAsync(one, files, memory + (1 << 16));
     }
 
     private static string Moved(string configuration) => configuration.Replace("192.168.40.1", "192.0.2.1", StringComparison.Ordinal);
@@ -254,13 +258,18 @@ public sealed partial class FaultTests(ITestOutputHelper output)
         Assert.InRange(DateTime.UtcNow - start, TimeSpan.Zero, Recovery + TimeSpan.FromSeconds(2));
     }
 
-    private static (int Files, long Memory) Resources(Daemon daemon) =>
-        (Directory.GetFiles($"/proc/{daemon.Process.Pid}/fd").Length,
-            long.Parse(ResidentMemory().Match(File.ReadAllText($"/proc/{daemon.Process.Pid}/status")).Groups["size"].Value, CultureInfo.InvariantCulture));
-
-    private void AssertNothingLeaks(Daemon daemon, int files, long memory)
+    // The first question to the control API opens files that stay open.
+    private static async Task<(int Files, long Memory)> ResourcesAsync(Daemon daemon)
     {
-        (int filesNow, long memoryNow) = Resources(daemon);
+        await daemon.GetAsync("/v1/network");
+        string process = $"/proc/{daemon.Process.Pid}";
+        return (Directory.GetFiles(process + "/fd").Length,
+            long.Parse(ResidentMemory().Match(await File.ReadAllTextAsync(process + "/status")).Groups["size"].Value, CultureInfo.InvariantCulture));
+    }
+
+    private async Task AssertNothingLeaksAsync(Daemon daemon, int files, long memory)
+    {
+        (int filesNow, long memoryNow) = await ResourcesAsync(daemon);
         output.WriteLine($"{daemon.Host}: {files} files, {memory} KiB before; {filesNow} files, {memoryNow} KiB after");
 
         // A connection of the control API comes and goes.
@@ -286,8 +295,8 @@ public sealed partial class FaultTests(ITestOutputHelper output)
     // What the kernel has sent through the TUN device.
     private static async Task<long> TakenAsync(Vm host) => (await host.IpJsonAsync("-s", "link", "show", "tun0"))[0]!["stats64"]!["tx"]!["packets"]!.GetValue<long>();
 
-    private static async Task<long> QueueDropsAsync(Vm host) =>
-        JsonNode.Parse((await host.RunAsync("tc", "-j", "-s", "qdisc", "show", "dev", "eth1")).Succeeded().Out)![0]!["drops"]!.GetValue<long>();
+    private static async Task<JsonNode> QueueAsync(Vm host) =>
+        JsonNode.Parse((await host.RunAsync("tc", "-j", "-s", "qdisc", "show", "dev", "eth1")).Succeeded().Out)![0]!;
 
     [GeneratedRegex(@"packets (?<packets>\d+)", RegexOptions.ExplicitCapture, matchTimeoutMilliseconds: 1000)]
     private static partial Regex CounterPackets();

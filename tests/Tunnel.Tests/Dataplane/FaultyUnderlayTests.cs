@@ -1,7 +1,6 @@
 using System.Buffers.Binary;
 using Tunnel.Dataplane;
 using Tunnel.TestSupport;
-using Tunnel.Wire;
 
 namespace Tunnel.Tests.Dataplane;
 
@@ -25,11 +24,11 @@ public sealed class FaultyUnderlayTests
     {
         for (int seed = 0; seed < 20; seed++)
         {
-            var there = new Way(isIpv6, sequence, Everything, seed);
+            using var there = new Way(isIpv6, sequence, Everything, seed);
             List<byte[]> sent = Trace(seed, 600);
             sent.ForEach(there.Send);
             there.Faulty.Settle();
-            var arrivals = there.Arrivals();
+            List<byte[]> arrivals = there.Arrivals();
             there.Receive();
 
             FaultyUnderlay faulty = there.Faulty;
@@ -60,7 +59,7 @@ public sealed class FaultyUnderlayTests
         var reasons = new HashSet<DropReason>();
         for (int seed = 0; seed < 20; seed++)
         {
-            var there = new Way(isIpv6, sequence: true, new Faults { Corrupt = 0.5, Truncate = 0.5 }, seed);
+            using var there = new Way(isIpv6, sequence: true, new Faults { Corrupt = 0.5, Truncate = 0.5 }, seed);
             Trace(seed, 600).ForEach(there.Send);
             there.Receive();
 
@@ -88,8 +87,8 @@ public sealed class FaultyUnderlayTests
     public void A_transfer_with_acknowledgements_comes_to_its_end(int seed)
     {
         const int Segments = 300;
-        var there = new Way(isIpv6: false, sequence: seed % 2 == 0, Everything, seed);
-        var back = new Way(isIpv6: false, sequence: seed % 2 == 0, Everything, 100 + seed, isBack: true);
+        using var there = new Way(isIpv6: false, sequence: seed % 2 == 0, Everything, seed);
+        using var back = new Way(isIpv6: false, sequence: seed % 2 == 0, Everything, 100 + seed, isBack: true);
         var received = new HashSet<uint>();
         var acknowledged = new HashSet<uint>();
         int rounds = 0;
@@ -168,7 +167,7 @@ public sealed class FaultyUnderlayTests
     }
 
     /// <summary>One direction: a host that sends, a bad underlay, a host that receives.</summary>
-    private sealed class Way
+    private sealed class Way : IDisposable
     {
         private readonly MemoryTun _tun = new();
         private readonly MemoryHost _receiver = new();
@@ -196,7 +195,7 @@ public sealed class FaultyUnderlayTests
         }
 
         /// <summary>What waits to be received, which stays there.</summary>
-        public IReadOnlyList<byte[]> Arrivals()
+        public List<byte[]> Arrivals()
         {
             var batch = new PacketBatch(64);
             var all = new List<byte[]>();
@@ -219,5 +218,11 @@ public sealed class FaultyUnderlayTests
         }
 
         public Dictionary<DropReason, long> Drops() => _receiver.Drops();
+
+        public void Dispose()
+        {
+            Faulty.Dispose();
+            _tun.Dispose();
+        }
     }
 }
