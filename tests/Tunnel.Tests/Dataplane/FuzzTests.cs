@@ -2,6 +2,7 @@ using System.Buffers.Binary;
 using System.Net;
 using Tunnel.Dataplane;
 using Tunnel.TestSupport;
+using Tunnel.Tests.Fuzzing;
 using Tunnel.Wire;
 
 namespace Tunnel.Tests.Dataplane;
@@ -9,8 +10,10 @@ namespace Tunnel.Tests.Dataplane;
 /// <summary>
 /// Ten million random and mutated packets, half of them each way: every one ends in delivery or under one drop reason, nothing
 /// throws, nothing is allocated, and what comes out is well-formed. Every other shard has all offloads, two peers of GRE-in-UDP, and
-/// packets from UDP and packet sockets and beside random offloads. Seeded: a failure comes again with the same shard.
+/// packets from UDP and packet sockets and beside random offloads. Seeded: a failure comes again with the same seed and shard, and the packets that it
+/// came with are saved.
 /// </summary>
+[Trait("Category", FuzzRun.Category)]
 public sealed class FuzzTests
 {
 #if DEBUG
@@ -31,6 +34,24 @@ public sealed class FuzzTests
     [Fact]
     public void Every_packet_ends_in_delivery_or_a_named_drop()
     {
+        foreach (int seed in FuzzRun.Rounds())
+        {
+            RunRound(seed);
+        }
+    }
+
+    /// <summary>Gives saved packets to a shard again.</summary>
+    /// <param name="target">The way and the shard's number, as in inbound-3.</param>
+    /// <param name="inputs">The packets.</param>
+    /// <returns>What went wrong, one line; null where nothing did.</returns>
+    internal static string? Replay(string target, IReadOnlyList<FuzzInput> inputs)
+    {
+        string[] words = target.Split('-');
+        return Shard.Replay(words[0], int.Parse(words[1]), inputs);
+    }
+
+    private static void RunRound(int seed)
+    {
         var totals = new long[PeerCounters.ReasonCount];
         long passed = 0;
         long least = 0;
@@ -38,7 +59,7 @@ public sealed class FuzzTests
         var failures = new List<string>();
         Parallel.For(0, Shards, new ParallelOptions { MaxDegreeOfParallelism = Environment.ProcessorCount }, number =>
         {
-            var shard = new Shard(number);
+            var shard = new Shard(number, seed);
             string? failure = shard.RunInbound() ?? shard.RunOutbound();
             lock (failures)
             {
@@ -48,7 +69,7 @@ public sealed class FuzzTests
                 most += shard.Most;
                 if (failure is not null)
                 {
-                    failures.Add($"shard {number}: {failure}");
+                    failures.Add($"seed {seed}, shard {number}: {failure}");
                 }
             }
         });
@@ -68,7 +89,9 @@ public sealed class FuzzTests
         private static readonly string[] Endpoints = ["192.168.40.12", "192.168.40.13", "fd00:40::12", "fd00:40::13"];
         private static readonly string[] Locals = ["192.168.40.11", "fd00:40::11"];
 
+        private readonly int _number;
         private readonly PeerCounters _network = new();
+        private readonly ProbeExchange _probes = new(workers: 1);
         private readonly Peer[] _peers;
         private readonly RoutingSnapshot[] _snapshots;
         private readonly RoutingHolder _routing = new();
@@ -80,8 +103,9 @@ public sealed class FuzzTests
         private readonly Inbound _inbound;
         private readonly Outbound _outbound;
 
-        public Shard(int number)
+        public Shard(int number, int seed, IPacketSource? replayed = null)
         {
+            _number = number;
             _hasOffloads = number % 2 == 1;
             ushort udpPort = (ushort)(_hasOffloads ? 4754 : 0);
             bool strict = number is 2 or 3;
@@ -123,14 +147,14 @@ public sealed class FuzzTests
                     dropsPartialUdp: true,
                     ownAddresses: Locals),
             ];
-            _arriving = new OffloadingSource(new PacketMutator((ulong)(2 * number), ArrivingCorpus(), LargeArrivingCorpus()), _hasOffloads, isTun: false);
-            _leaving = new OffloadingSource(new PacketMutator((ulong)((2 * number) + 1), LeavingCorpus(), LargeLeavingCorpus()), _hasOffloads, isTun: true);
+            _arriving = new OffloadingSource(new PacketMutator((ulong)(2 * ((seed * Shards) + number)), ArrivingCorpus(), LargeArrivingCorpus()), _hasOffloads, isTun: false);
+            _leaving = new OffloadingSource(new PacketMutator((ulong)((2 * ((seed * Shards) + number)) + 1), LeavingCorpus(), LargeLeavingCorpus()), _hasOffloads, isTun: true);
             _tun = new CheckingTun(this);
             _underlay = new CheckingUnderlay(this);
-            var tun = new SourceTun(_leaving, _tun);
-            var underlay = new SourceUnderlay(_arriving, _underlay);
+            var tun = new SourceTun(replayed ?? _leaving, _tun);
+            var underlay = new SourceUnderlay(replayed ?? _arriving, _underlay);
             var offloads = new OffloadState(_hasOffloads ? (Offloads)15 : Offloads.None);
-            _inbound = new Inbound(underlay, tun, _routing, _network, offloads, worker: 0);
+            _inbound = new Inbound(underlay, tun, _routing, _network, offloads, worker: 0, _probes);
             _outbound = new Outbound(tun, underlay, _routing, _network, offloads, worker: 0);
         }
 
@@ -158,6 +182,25 @@ public sealed class FuzzTests
             }
         }
 
+        /// <summary>Gives packets to a new shard, once with each of the snapshots.</summary>
+        public static string? Replay(string way, int number, IReadOnlyList<FuzzInput> inputs)
+        {
+            var source = new ReplaySource([.. inputs.Select(input => input.Received), .. inputs.Select(input => input.Received)]);
+            var shard = new Shard(number, seed: 0, source);
+            foreach (RoutingSnapshot snapshot in shard._snapshots)
+            {
+                shard._routing.Current = snapshot;
+                source.Remaining += inputs.Count;
+                string? failure = way == "inbound" ? shard.RunBatch(shard._inbound.Run, shard._tun, out _) : shard.RunBatch(shard._outbound.Run, shard._underlay, out _);
+                if (failure is not null)
+                {
+                    return failure;
+                }
+            }
+
+            return null;
+        }
+
         public string? RunInbound() => Run("inbound", _arriving, _inbound.Run, _tun);
 
         // The answers to packets that are too big are no packets of the fuzzer's; only the underlay is counted here.
@@ -172,33 +215,63 @@ public sealed class FuzzTests
             // Super-packets are refused towards the end only, since a refusal turns the offload off for good.
             checker.RefusesSuperPackets = false;
             source.Remaining = WarmUp;
-            RunAll(batch);
+            string? failure = RunAll(way, source, batch, checker);
             source.Remaining = PerShardAndWay / 2;
             long allocated = GC.GetAllocatedBytesForCurrentThread();
-            RunAll(batch);
+            failure ??= RunAll(way, source, batch, checker);
             checker.RefusesSuperPackets = true;
             source.Remaining = PerShardAndWay - (PerShardAndWay / 2);
-            RunAll(batch);
+            failure ??= RunAll(way, source, batch, checker);
             allocated = GC.GetAllocatedBytesForCurrentThread() - allocated;
 
             long accounted = Passed + Drops + Messages - before;
-            return checker.Failure
+            return failure
                 ?? (accounted >= source.Least && accounted <= source.Most ? null : $"{way}: {accounted} of {source.Least} to {source.Most} packets")
                 ?? (checker.Taken - takenBefore == Passed - passedBefore || checker.TakesSuperPackets ? null : $"{way}: {checker.Taken} packets taken, {Passed} counted")
-                ?? (!_hasOffloads || checker.SuperPackets > PerShardAndWay / 1000 ? null : $"{way}: only {checker.SuperPackets} super-packets")
+                ?? (!_hasOffloads || checker.SuperPackets > PerShardAndWay / 2000 ? null : $"{way}: only {checker.SuperPackets} super-packets")
                 ?? (allocated <= MostAllocated ? null : $"{way}: {allocated} bytes allocated");
         }
 
-        private void RunAll(Func<int> batch)
+        private string? RunAll(string way, OffloadingSource source, Func<int> batch, Checker checker)
         {
             for (int i = 0; ; i++)
             {
                 _routing.Current = _snapshots[i / 100 % _snapshots.Length];
-                if (batch() == 0)
+                string? failure = RunBatch(batch, checker, out int count);
+                if (failure is not null)
                 {
-                    return;
+                    return Save(way, failure, source.Recent());
+                }
+
+                if (count == 0)
+                {
+                    return null;
                 }
             }
+        }
+
+        // What the other way has sent or written meanwhile counts, too: answers.
+        private string? RunBatch(Func<int> batch, Checker checker, out int count)
+        {
+            count = 0;
+            try
+            {
+                count = batch();
+                return checker.Failure ?? _tun.Failure ?? _underlay.Failure;
+            }
+#pragma warning disable CA1031 // Whatever is thrown is the finding.
+            catch (Exception thrown)
+#pragma warning restore CA1031
+            {
+                return $"{thrown.GetType().Name}: {thrown.Message} {thrown.StackTrace?.Split('\n')[0].Trim()}";
+            }
+        }
+
+        // One packet that fails alone is worth more than the batch that it was in.
+        private string Save(string way, string failure, IReadOnlyList<FuzzInput> recent)
+        {
+            FuzzInput? alone = recent.Reverse().FirstOrDefault(input => Replay(way, _number, [input]) is not null);
+            return FuzzCase.Save($"{way}-{_number}", failure, alone is null ? recent : [alone]);
         }
 
         private static List<byte[]> ArrivingCorpus()
@@ -218,12 +291,25 @@ public sealed class FuzzTests
                         corpus.Add(Packets.Outer(endpoint, local, Packets.GrePacket(tcp, key: 0)));
                         corpus.Add(Packets.Outer(endpoint, local, Packets.GrePacket(udp, key: 1, sequence: 9)));
                         corpus.Add(Packets.Outer(endpoint, local, Packets.GrePacket(udp, checksum: true, key: 42, sequence: 8)));
+                        if (!isPartial && endpoint.Contains('.', StringComparison.Ordinal))
+                        {
+                            corpus.AddRange(FuzzCorpus.Syns(source, destination).Select(syn => Packets.Outer(endpoint, local, Packets.GrePacket(syn, key: 0))));
+                        }
+
                         if (source.Contains('.', StringComparison.Ordinal) == endpoint.Contains('.', StringComparison.Ordinal))
                         {
                             corpus.Add(Packets.Outer(endpoint, local, Packets.GrePacket(Packets.UdpPacket(source, endpoint, []))));
                         }
                     }
                 }
+
+                foreach (uint? key in (uint?[])[null, 0, 1, 42])
+                {
+                    corpus.AddRange(FuzzCorpus.Messages(local, endpoint, key).Select(message =>
+                        Packets.Outer(endpoint, local, Packets.GrePacket(message.Payload, key: key, protocolType: message.ProtocolType))));
+                }
+
+                corpus.AddRange(FuzzCorpus.Fragments("172.17.52.2", "172.17.51.2").Select(fragment => Packets.Outer(endpoint, local, Packets.GrePacket(fragment))));
             }
 
             return corpus;
@@ -248,6 +334,12 @@ public sealed class FuzzTests
                     corpus.Add(Packets.TcpPacket(destination, source, Packets.Payload(length)));
                     corpus.Add(Packets.UdpPacket(destination, source, Packets.Payload(length)));
                     corpus.Add(Packets.Ip(destination, source, Packets.Udp, Packets.Payload(length), ttl: 0));
+                }
+
+                corpus.AddRange(FuzzCorpus.Syns(destination, source));
+                if (source.Contains('.', StringComparison.Ordinal))
+                {
+                    corpus.AddRange(FuzzCorpus.Fragments(destination, source));
                 }
             }
 
@@ -300,6 +392,7 @@ public sealed class FuzzTests
             private static readonly byte[] Local4 = IPAddress.Parse(Locals[0]).GetAddressBytes();
             private static readonly byte[] Local6 = IPAddress.Parse(Locals[1]).GetAddressBytes();
             private static readonly GsoType[] Types = [GsoType.None, GsoType.TcpV4, GsoType.TcpV6, GsoType.UdpL4];
+            private readonly RecentPackets _recent = new();
             private readonly InetAddress[] _sources = [.. Endpoints.Select(Overlay.Address), Overlay.Address("192.168.40.99")];
 
             public long Remaining
@@ -314,7 +407,22 @@ public sealed class FuzzTests
 
             public static bool IsNonsense(in Offload offload) => offload.ChecksumOffset == NonsenseOffset;
 
+            /// <summary>The packets of the last batch, in order.</summary>
+            public List<FuzzInput> Recent() => _recent.InOrder();
+
             public int Next(Span<byte> destination, ref Packet about)
+            {
+                int start = about.Start;
+                int length = Make(destination, ref about);
+                if (length >= 0)
+                {
+                    _recent.Note(destination.Slice(about.Start - start, length), about);
+                }
+
+                return length;
+            }
+
+            private int Make(Span<byte> destination, ref Packet about)
             {
                 int length = mutator.Next(destination);
                 if (length < 0)
@@ -428,6 +536,70 @@ public sealed class FuzzTests
                     NeedsChecksum: mutator.Below(2) == 0,
                     (ushort)mutator.Below(mutator.Below(2) == 0 ? 100 : 65_536),
                     NonsenseOffset);
+            }
+        }
+
+        /// <summary>Keeps the packets of the last batch, without allocating.</summary>
+        private sealed class RecentPackets
+        {
+            private const int Most = 64;
+
+            private readonly byte[] _bytes = GC.AllocateUninitializedArray<byte>(Most * PacketBatch.MaxPacket);
+            private readonly Packet[] _about = new Packet[Most];
+            private long _count;
+
+            public void Note(ReadOnlySpan<byte> packet, in Packet about)
+            {
+                int slot = (int)(_count++ % Most);
+                packet.CopyTo(_bytes.AsSpan(slot * PacketBatch.MaxPacket));
+                _about[slot] = about;
+                _about[slot].Length = packet.Length;
+            }
+
+            public List<FuzzInput> InOrder()
+            {
+                var inputs = new List<FuzzInput>();
+                for (long i = Math.Max(0, _count - Most); i < _count; i++)
+                {
+                    int slot = (int)(i % Most);
+                    Packet about = _about[slot];
+                    inputs.Add(new FuzzInput(Convert.ToHexString(_bytes, slot * PacketBatch.MaxPacket, about.Length))
+                    {
+                        Reception = about.Reception,
+                        Offload = about.Offload,
+                        SegmentSize = about.SegmentSize,
+                        Source = about.Source.IsNone ? null : about.Source.ToString(),
+                        OuterEcn = about.OuterEcn,
+                    });
+                }
+
+                return inputs;
+            }
+        }
+
+        /// <summary>Packets that were saved, as many as asked for.</summary>
+        private sealed class ReplaySource(IReadOnlyList<ReceivedPacket> packets) : IPacketSource
+        {
+            private int _next;
+
+            public int Remaining { get; set; }
+
+            public int Next(Span<byte> destination, ref Packet about)
+            {
+                if (Remaining == 0)
+                {
+                    return -1;
+                }
+
+                Remaining--;
+                ReceivedPacket packet = packets[_next++];
+                packet.Bytes.CopyTo(destination);
+                about.Reception = packet.Reception;
+                about.Offload = packet.Offload;
+                about.SegmentSize = (ushort)packet.SegmentSize;
+                about.Source = packet.Source;
+                about.OuterEcn = (byte)packet.OuterEcn;
+                return packet.Bytes.Length;
             }
         }
 
@@ -593,12 +765,23 @@ public sealed class FuzzTests
 
             private static string? CheckGre(ReadOnlySpan<byte> bytes, ReadOnlySpan<byte> packet)
             {
-                if (GreView.TryParse(bytes, out GreView gre) != GreParseResult.Ok || !gre.IsChecksumValid)
+                if (GreView.TryParse(bytes, out GreView gre) != GreParseResult.Ok)
                 {
                     return Fault("GRE header wrong", packet);
                 }
 
-                bool isWhole = gre.ProtocolType == EtherType.Experimental ? AbilitiesMessage.TryParse(gre.Payload, out _)
+                // What a router has sent to get it back is its own affair.
+                if (gre.ProtocolType == EtherType.Keepalive)
+                {
+                    return null;
+                }
+
+                if (!gre.IsChecksumValid)
+                {
+                    return Fault("GRE checksum wrong", packet);
+                }
+
+                bool isWhole = gre.ProtocolType == EtherType.Experimental ? AbilitiesMessage.TryParse(gre.Payload, out _) || EchoMessage.TryParse(gre.Payload, out _)
                     : gre.ProtocolType == EtherType.Ipv4
                     ? Ipv4View.TryParse(gre.Payload, out Ipv4View inner4) && inner4.TotalLength == gre.Payload.Length
                     : Ipv6View.TryParse(gre.Payload, out Ipv6View inner6) && inner6.TotalLength == gre.Payload.Length;

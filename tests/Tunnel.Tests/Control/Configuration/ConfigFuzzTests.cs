@@ -1,11 +1,13 @@
 using System.Text;
 using System.Text.Json;
 using Tunnel.Control.Configuration;
+using Tunnel.Tests.Fuzzing;
 using static Tunnel.Tests.Control.Configuration.ConfigTesting;
 
 namespace Tunnel.Tests.Control.Configuration;
 
-/// <summary>Whatever is read ends in a model or in errors of one line each.</summary>
+/// <summary>Whatever is read ends in a model or in errors of one line each; what does not is saved.</summary>
+[Trait("Category", FuzzRun.Category)]
 public class ConfigFuzzTests
 {
     private const int Iterations = 20_000;
@@ -16,6 +18,7 @@ public class ConfigFuzzTests
         interface:
           addresses: [10.0.201.1/24, fd00:201::1/64]
           mtu: auto
+          pmtu-floor: 1280
         underlay:
           local: [192.168.40.11, "fd00:40::11"]
           encapsulation: gre
@@ -37,6 +40,9 @@ public class ConfigFuzzTests
             ttl: 255
             pmtud: false
             strict: true
+            keepalive: gre:10s
+            on-down: withdraw
+            on-refused: retry
         """,
         """
         # comment
@@ -50,9 +56,10 @@ public class ConfigFuzzTests
         """,
     ];
 
-    private static readonly string[] Json =
+    /// <summary>Bodies of requests that are good.</summary>
+    internal static readonly string[] Json =
     [
-        """{"endpoint": "192.168.40.12", "subnets": ["172.17.52.0/24", "fd00:52::/64"], "encapsulation": "gre", "key": {"in": 1, "out": "0x2"}, "checksum": true, "sequence": null, "dscp": 46, "ecn": "auto", "ttl": "inherit", "pmtud": true, "strict": null, "ephemeral": false}""",
+        """{"endpoint": "192.168.40.12", "subnets": ["172.17.52.0/24", "fd00:52::/64"], "encapsulation": "gre", "key": {"in": 1, "out": "0x2"}, "checksum": true, "sequence": null, "dscp": 46, "ecn": "auto", "ttl": "inherit", "pmtud": true, "strict": null, "keepalive": "500ms", "on-down": "keep", "on-refused": "stop", "ephemeral": false}""",
         """{"subnets": ["10.0.0.0/8"], "key": null}""",
     ];
 
@@ -66,50 +73,87 @@ public class ConfigFuzzTests
     [Fact]
     public void Mutated_files_end_in_a_model_or_in_errors()
     {
-        var random = new Random(20260102);
-        int valid = 0;
-        int understood = 0;
-        for (int i = 0; i < Iterations; i++)
+        foreach (int seed in FuzzRun.Rounds())
         {
-            byte[] content = Mutate(Yaml[random.Next(Yaml.Length)], random);
-            ConfigResult<NetworkConfig> result = ConfigReader.Parse("tun0.yaml", content);
-            Check(result, placed: true);
-            valid += result.IsValid ? 1 : 0;
-            understood += result.IsValid || result.Errors[0].Field is not null ? 1 : 0;
-        }
+            var random = new Random(20260102 + seed);
+            int valid = 0;
+            int understood = 0;
+            for (int i = 0; i < Iterations; i++)
+            {
+                byte[] content = Mutate(Yaml[random.Next(Yaml.Length)], random);
+                (string? failure, ConfigResult<NetworkConfig>? result) = TryFile(content);
+                Assert.True(failure is null, failure is null ? "" : FuzzCase.Save("yaml", $"seed {seed}: {failure}", content));
+                valid += result!.IsValid ? 1 : 0;
+                understood += result.IsValid || result.Errors[0].Field is not null ? 1 : 0;
+            }
 
-        // The mutations are to reach the rules, not only the YAML parser.
-        Assert.InRange(valid, Iterations / 50, Iterations);
-        Assert.InRange(understood, Iterations / 4, Iterations);
+            // The mutations are to reach the rules, not only the YAML parser.
+            Assert.InRange(valid, Iterations / 50, Iterations);
+            Assert.InRange(understood, Iterations / 4, Iterations);
+        }
     }
 
     [Fact]
     public void Mutated_bodies_end_in_a_peer_or_in_errors()
     {
-        var random = new Random(20260103);
-        PeerConfig existing = Peer("vm2", "192.168.40.12", "172.17.52.0/24");
-        NetworkConfig network = Network(Yaml[1]);
-        int parsed = 0;
-        for (int i = 0; i < Iterations; i++)
+        foreach (int seed in FuzzRun.Rounds())
         {
-            byte[] content = Mutate(Json[random.Next(Json.Length)], random);
-            try
+            var random = new Random(20260103 + seed);
+            int parsed = 0;
+            for (int i = 0; i < Iterations; i++)
             {
-                using JsonDocument body = JsonDocument.Parse(content);
-                parsed++;
-                ConfigResult<PeerConfig> put = PeerReader.Put("vm9", body.RootElement);
-                Check(put, placed: false);
-                Check(PeerReader.Patch(existing, body.RootElement), placed: false);
-                if (put.IsValid)
-                    Check(network.WithPeer(put.Value), placed: false);
+                byte[] content = Mutate(Json[random.Next(Json.Length)], random);
+                (string? failure, bool isJson) = TryBody(content);
+                Assert.True(failure is null, failure is null ? "" : FuzzCase.Save("json", $"seed {seed}: {failure}", content));
+                parsed += isJson ? 1 : 0;
             }
-            catch (JsonException)
-            {
-                // Not JSON: the control API's to refuse.
-            }
-        }
 
-        Assert.InRange(parsed, Iterations / 20, Iterations);
+            Assert.InRange(parsed, Iterations / 20, Iterations);
+        }
+    }
+
+    /// <summary>Reads a file; says what went wrong, if anything.</summary>
+    internal static (string? Failure, ConfigResult<NetworkConfig>? Result) TryFile(byte[] content)
+    {
+        try
+        {
+            ConfigResult<NetworkConfig> result = ConfigReader.Parse("tun0.yaml", content);
+            Check(result, placed: true);
+            return (null, result);
+        }
+#pragma warning disable CA1031 // Whatever is thrown is the finding.
+        catch (Exception thrown)
+#pragma warning restore CA1031
+        {
+            return ($"{thrown.GetType().Name}: {thrown.Message} {thrown.StackTrace?.Split('\n')[0].Trim()}", null);
+        }
+    }
+
+    /// <summary>Reads a request's body; says what went wrong, if anything.</summary>
+    internal static (string? Failure, bool IsJson) TryBody(byte[] content)
+    {
+        try
+        {
+            using JsonDocument body = JsonDocument.Parse(content);
+            ConfigResult<PeerConfig> put = PeerReader.Put("vm9", body.RootElement);
+            Check(put, placed: false);
+            Check(PeerReader.Patch(Peer("vm2", "192.168.40.12", "172.17.52.0/24"), body.RootElement), placed: false);
+            if (put.IsValid)
+                Check(Network(Yaml[1]).WithPeer(put.Value), placed: false);
+
+            return (null, true);
+        }
+        catch (JsonException)
+        {
+            // Not JSON: the control API's to refuse.
+            return (null, false);
+        }
+#pragma warning disable CA1031 // Whatever is thrown is the finding.
+        catch (Exception thrown)
+#pragma warning restore CA1031
+        {
+            return ($"{thrown.GetType().Name}: {thrown.Message} {thrown.StackTrace?.Split('\n')[0].Trim()}", true);
+        }
     }
 
     private static void Check<T>(ConfigResult<T> result, bool placed)
@@ -126,7 +170,8 @@ public class ConfigFuzzTests
         }
     }
 
-    private static byte[] Mutate(string text, Random random)
+    /// <summary>A text with a few changes, which may be no text any more.</summary>
+    internal static byte[] Mutate(string text, Random random)
     {
         var mutant = new StringBuilder(text);
         int changes = random.Next(1, 4);
