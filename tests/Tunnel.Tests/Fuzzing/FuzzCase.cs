@@ -66,6 +66,10 @@ internal sealed record FuzzCase(string Target, string Failure, IReadOnlyList<Fuz
         System.IO.Directory.EnumerateFiles(Directory, "*.json").Order(StringComparer.Ordinal)
             .Select(file => (Path.GetFileName(file), JsonSerializer.Deserialize<FuzzCase>(File.ReadAllText(file), Format)!));
 
+    /// <summary>What was thrown, and by which method; no path of this machine, since it may be saved.</summary>
+    public static string Describe(Exception thrown) =>
+        $"{thrown.GetType().Name}: {thrown.Message} {thrown.StackTrace?.Split('\n')[0].Split(" in ")[0].Trim()}";
+
     /// <summary>Saves a failure, and says so in one line.</summary>
     public static string Save(string target, string failure, params IReadOnlyList<FuzzInput> inputs)
     {
