@@ -1,8 +1,8 @@
 using System.Buffers.Binary;
 using System.Net;
 using Tunnel.Dataplane;
-using Tunnel.TestSupport;
 using Tunnel.Tests.Fuzzing;
+using Tunnel.TestSupport;
 using Tunnel.Wire;
 
 namespace Tunnel.Tests.Dataplane;

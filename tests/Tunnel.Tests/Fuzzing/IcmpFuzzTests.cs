@@ -1,7 +1,7 @@
 using Tunnel.Control.Monitoring;
 using Tunnel.Dataplane;
-using Tunnel.TestSupport;
 using Tunnel.Tests.Control;
+using Tunnel.TestSupport;
 using Tunnel.Wire;
 
 namespace Tunnel.Tests.Fuzzing;
