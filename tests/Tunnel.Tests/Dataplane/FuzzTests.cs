@@ -237,6 +237,7 @@ public sealed class FuzzTests
             for (int i = 0; ; i++)
             {
                 _routing.Current = _snapshots[i / 100 % _snapshots.Length];
+                _peers[2].Target.Refuses = i % 32 == 0;
                 string? failure = RunBatch(batch, checker, out int count);
                 if (failure is not null)
                 {
