@@ -87,7 +87,7 @@ public sealed partial class HostileTests(ITestOutputHelper output)
         ("no key", From(Peer, Packets.GrePacket(Inner())), "KeyMismatch"),
         ("another key", From(Peer, Packets.GrePacket(Inner(), key: 43)), "KeyMismatch"),
         ("a wrong checksum", From(Peer, WithAnotherByte(Packets.GrePacket(Inner(), checksum: true, key: Key), 40)), "ChecksumMismatch"),
-        ("another's source inside", From(Peer, Gre(Inner(source: "172.17.53.2"))), "SourceNotInPeerSubnets"),
+        ("another peer's source inside", From(Peer, Gre(Inner(source: "172.17.53.2"))), "SourceNotInPeerSubnets"),
         ("the victim's source inside", From(Peer, Gre(Inner(source: VictimsContainer))), "SourceNotInPeerSubnets"),
         ("the loopback's source inside", From(Peer, Gre(Inner(source: "127.0.0.1"))), "SourceNotInPeerSubnets"),
         ("an old sequence number", From(Peer, Packets.GrePacket(Inner(), key: Key, sequence: 7)), "SequenceOld"),
@@ -257,7 +257,8 @@ public sealed partial class HostileTests(ITestOutputHelper output)
         string[] options = [$"key: {Key}"];
         (Vm vm1, Vm vm2) = (lab.Hosts[0], lab.Hosts[1]);
         Daemon one = await vm1.StartDaemonAsync(vm1.Configuration(vm2.PeerEntry(4, options)));
-        Daemon two = await vm2.StartDaemonAsync(vm2.Configuration(vm1.PeerEntry(4, options)));
+        string other = "  vm9:\n    endpoint: 192.168.40.19\n    subnets: [172.17.53.0/24]\n";
+        Daemon two = await vm2.StartDaemonAsync(vm2.Configuration(vm1.PeerEntry(4, options) + other));
         await AssertPingAsync(lab);
         return (one, two);
     }

@@ -257,7 +257,7 @@ internal sealed partial class NetworkController : IAsyncDisposable
         State.Config.FindPeer(name) ?? throw NoSuchPeer(name);
 
     private static ControlException NoSuchPeer(string name) =>
-        new(ControlErrorKind.NotFound, $"no peer is called {name}", "list them with: tunnelctl show");
+        new(ControlErrorKind.NotFound, $"no peer is called {ConfigText.OneLine(name)}", "list them with: tunnelctl show");
 
     // A file that was put beside the others by hand, and not read yet, is somebody's work.
     private void RefuseUnreadFile(PeerConfig? existing, string name)

@@ -1,8 +1,8 @@
 using System.Buffers.Binary;
 using System.Net;
 using Tunnel.Dataplane;
-using Tunnel.TestSupport;
 using Tunnel.Tests.Fuzzing;
+using Tunnel.TestSupport;
 using Tunnel.Wire;
 
 namespace Tunnel.Tests.Dataplane;
@@ -237,6 +237,7 @@ public sealed class FuzzTests
             for (int i = 0; ; i++)
             {
                 _routing.Current = _snapshots[i / 100 % _snapshots.Length];
+                _peers[2].Target.Refuses = i % 32 == 0;
                 string? failure = RunBatch(batch, checker, out int count);
                 if (failure is not null)
                 {
@@ -263,7 +264,7 @@ public sealed class FuzzTests
             catch (Exception thrown)
 #pragma warning restore CA1031
             {
-                return $"{thrown.GetType().Name}: {thrown.Message} {thrown.StackTrace?.Split('\n')[0].Trim()}";
+                return FuzzCase.Describe(thrown);
             }
         }
 

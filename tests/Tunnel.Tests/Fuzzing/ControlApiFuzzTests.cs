@@ -7,9 +7,9 @@ using System.Text.RegularExpressions;
 using Microsoft.Extensions.Logging;
 using Tunnel.Control.Api;
 using Tunnel.Dataplane;
-using Tunnel.TestSupport;
 using Tunnel.Tests.Control;
 using Tunnel.Tests.Control.Configuration;
+using Tunnel.TestSupport;
 
 namespace Tunnel.Tests.Fuzzing;
 

@@ -3,8 +3,8 @@ using System.Text.Encodings.Web;
 using System.Text.Json;
 using System.Text.Json.Serialization;
 using Tunnel.Dataplane;
-using Tunnel.TestSupport;
 using Tunnel.Tests.Architecture;
+using Tunnel.TestSupport;
 using Tunnel.Wire;
 
 namespace Tunnel.Tests.Fuzzing;
@@ -65,6 +65,10 @@ internal sealed record FuzzCase(string Target, string Failure, IReadOnlyList<Fuz
     public static IEnumerable<(string File, FuzzCase Case)> All() =>
         System.IO.Directory.EnumerateFiles(Directory, "*.json").Order(StringComparer.Ordinal)
             .Select(file => (Path.GetFileName(file), JsonSerializer.Deserialize<FuzzCase>(File.ReadAllText(file), Format)!));
+
+    /// <summary>What was thrown, and by which method; no path of this machine, since it may be saved.</summary>
+    public static string Describe(Exception thrown) =>
+        $"{thrown.GetType().Name}: {thrown.Message} {thrown.StackTrace?.Split('\n')[0].Split(" in ")[0].Trim()}";
 
     /// <summary>Saves a failure, and says so in one line.</summary>
     public static string Save(string target, string failure, params IReadOnlyList<FuzzInput> inputs)

@@ -1,7 +1,7 @@
 using Tunnel.Control.Monitoring;
 using Tunnel.Dataplane;
-using Tunnel.TestSupport;
 using Tunnel.Tests.Control;
+using Tunnel.TestSupport;
 using Tunnel.Wire;
 
 namespace Tunnel.Tests.Fuzzing;
@@ -92,7 +92,7 @@ public sealed class IcmpFuzzTests
             catch (Exception thrown)
 #pragma warning restore CA1031
             {
-                return $"{thrown.GetType().Name}: {thrown.Message} {thrown.StackTrace?.Split('\n')[0].Trim()}";
+                return FuzzCase.Describe(thrown);
             }
         }
 

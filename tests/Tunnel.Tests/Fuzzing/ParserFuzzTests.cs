@@ -39,7 +39,7 @@ public sealed class ParserFuzzTests
         catch (Exception thrown)
 #pragma warning restore CA1031
         {
-            return $"{thrown.GetType().Name}: {thrown.Message} {thrown.StackTrace?.Split('\n')[0].Trim()}";
+            return FuzzCase.Describe(thrown);
         }
     }
 }

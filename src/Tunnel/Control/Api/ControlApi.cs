@@ -6,6 +6,7 @@ using Microsoft.AspNetCore.Http;
 using Microsoft.AspNetCore.Server.Kestrel.Core;
 using Microsoft.Extensions.DependencyInjection;
 using Microsoft.Extensions.Logging;
+using Tunnel.Control.Configuration;
 using Tunnel.Dataplane;
 
 namespace Tunnel.Control.Api;
@@ -132,12 +133,12 @@ internal sealed partial class ControlApi : IAsyncDisposable
             await next(context);
             if (context.Response is { StatusCode: StatusCodes.Status404NotFound, HasStarted: false })
             {
-                var error = new ErrorModel($"no such path: {context.Request.Path}", "see docs/api.md for the paths under /v1", null);
+                var error = new ErrorModel($"no such path: {ConfigText.OneLine(context.Request.Path.Value ?? string.Empty)}", "see docs/api.md for the paths under /v1", null);
                 await WriteErrorAsync(context, StatusCodes.Status404NotFound, error);
             }
             else if (context.Response is { StatusCode: StatusCodes.Status405MethodNotAllowed, HasStarted: false })
             {
-                var error = new ErrorModel($"{context.Request.Method} is not possible on {context.Request.Path}", $"allowed: {context.Response.Headers.Allow}", null);
+                var error = new ErrorModel($"{context.Request.Method} is not possible on {ConfigText.OneLine(context.Request.Path.Value ?? string.Empty)}", $"allowed: {context.Response.Headers.Allow}", null);
                 await WriteErrorAsync(context, StatusCodes.Status405MethodNotAllowed, error);
             }
         }

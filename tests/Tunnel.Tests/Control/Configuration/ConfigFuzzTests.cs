@@ -125,7 +125,7 @@ public class ConfigFuzzTests
         catch (Exception thrown)
 #pragma warning restore CA1031
         {
-            return ($"{thrown.GetType().Name}: {thrown.Message} {thrown.StackTrace?.Split('\n')[0].Trim()}", null);
+            return (FuzzCase.Describe(thrown), null);
         }
     }
 
@@ -152,7 +152,7 @@ public class ConfigFuzzTests
         catch (Exception thrown)
 #pragma warning restore CA1031
         {
-            return ($"{thrown.GetType().Name}: {thrown.Message} {thrown.StackTrace?.Split('\n')[0].Trim()}", true);
+            return (FuzzCase.Describe(thrown), true);
         }
     }
 
