@@ -199,7 +199,9 @@ public sealed partial class ControlApiFuzzTests
                 return ($"no HTTP: {answer}", 0);
             }
 
-            string body = answer[(end + 4)..];
+            // What is left of a request whose length was wrong is another request, and its answer follows: the first is judged.
+            int next = answer.IndexOf("HTTP/1.1 ", end, StringComparison.Ordinal);
+            string body = answer[(end + 4)..(next < 0 ? answer.Length : next)];
             if (status == (int)HttpStatusCode.InternalServerError)
             {
                 return (body, status);
