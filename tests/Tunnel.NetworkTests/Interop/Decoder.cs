@@ -32,10 +32,14 @@ internal static partial class Decoder
             file, "-Y", "_ws.malformed || _ws.short || _ws.expert.severity >= 0x600000",
             "-T", "fields", "-e", "frame.number", "-e", "frame.protocols", "-e", "_ws.expert.message")).TrimEnd();
 
-    /// <summary>What tcpdump has to complain about in its most verbose output, line by line. Empty where all is well.</summary>
+    /// <summary>
+    /// What tcpdump has to complain about in its most verbose output, line by line. Empty where all is well. It puts no fragments together, so
+    /// those of outer packets are left out.
+    /// </summary>
     public static async Task<string[]> TcpdumpComplaintsAsync(string file)
     {
-        string text = (await Command.RunAsync(["tcpdump", "-n", "-vvv", "-r", file])).Succeeded().Out;
+        const string Whole = "(ip and ip[6:2] & 0x3fff = 0) or (ip6 and ip6[6] != 44)";
+        string text = (await Command.RunAsync(["tcpdump", "-n", "-vvv", "-r", file, Whole])).Succeeded().Out;
         return [.. text.Split('\n').Where(line => Complaint().IsMatch(line))];
     }
 
