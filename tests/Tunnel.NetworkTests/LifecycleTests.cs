@@ -81,7 +81,7 @@ public sealed class LifecycleTests(ITestOutputHelper output)
     {
         await using Lab lab = await Lab.CreateAsync(output);
         (Vm vm1, Vm vm2) = (lab.Hosts[0], lab.Hosts[1]);
-        Daemon[] daemons = await lab.StartMeshAsync(options: (_, _) => ["sequence: true"]);
+        Daemon[] daemons = await lab.StartMeshAsync(options: (_, _) => ["sequence: true", "keepalive: off"]);
         Assert.Equal(50, (await vm1.Container.PingAsync(vm2.ContainerAddress(4), 50)).Received);
 
         await daemons[0].KillAsync();
