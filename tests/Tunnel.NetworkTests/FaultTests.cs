@@ -40,7 +40,7 @@ public sealed partial class FaultTests(ITestOutputHelper output)
                 type filter hook ingress device "port1" priority 0;
                 ip length != {{length}} accept
                 numgen random mod 20 == 0 counter name lost drop
-                numgen random mod 20 == 0 counter name damaged @th,720,8 set 0x55 accept
+                numgen random mod 20 == 0 counter name damaged @th,720,32 set 0x5aa5c33c accept
                 numgen random mod 20 == 0 counter name repeated dup to "port2"
               }
             }
