@@ -66,6 +66,25 @@ public sealed class MonitorTests(ITestOutputHelper output)
     }
 
     [SkippableFact]
+    public async Task ALinkThatTakesMoreIsUsedOnceItIsConfirmed()
+    {
+        await using Lab lab = await Lab.CreateAsync(output);
+        (Vm vm1, Vm vm2) = (lab.Hosts[0], lab.Hosts[1]);
+        Daemon[] daemons = await lab.StartMeshAsync();
+        await Poll.UntilAsync("path MTUs are confirmed", async () => (await PeerAsync(daemons[0], vm2))["path-mtu-confirmed"]!.GetValue<bool>());
+
+        // This host's own link is not all of the path.
+        await vm1.IpAsync("link set eth1 mtu 9000");
+        await lab.Switch.IpAsync("link set port1 mtu 9000\nlink set port2 mtu 9000\nlink set br0 mtu 9000");
+        await vm2.IpAsync("link set eth1 mtu 9000");
+        await Poll.UntilAsync(
+            "what the links take is used",
+            async () => (await PeerAsync(daemons[0], vm2))["gmtu"]!.GetValue<int>() == 9000 - 24,
+            async () => (await PeerAsync(daemons[0], vm2)).ToJsonString());
+        Assert.True((await vm1.Container.PingAsync(vm2.ContainerAddress(4), 3, "-s", "1400")).Received > 0);
+    }
+
+    [SkippableFact]
     public async Task APeerThatDiesIsDownAndUpAgainWhenItIsBack()
     {
         await using Lab lab = await Lab.CreateAsync(output);

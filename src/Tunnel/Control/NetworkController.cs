@@ -501,16 +501,16 @@ internal sealed partial class NetworkController : IAsyncDisposable
         }
     }
 
-    // Resolves names: at once those that have no address yet, and all of them again and again, since a host may move. Sleeps while there are none.
+    // Resolves names: at once where one has no address yet, and all of them again and again, since a host may move. A name that comes to no usable
+    // address is awaited again with every change of state, so there is a pause whatever woke this.
     private async Task ResolveNamesAsync()
     {
         try
         {
             while (true)
             {
-                bool isNew = await _namesAwaited.WaitAsync(State.Peers.Any(entry => entry.AwaitsName) ? TryAgain : ResolveAgain, _stop.Token);
-                PeerConfig[] named =
-                    [.. State.Peers.Where(entry => entry.Config.Endpoint.IsName && (!isNew || entry.AwaitsName)).Select(entry => entry.Config)];
+                await _namesAwaited.WaitAsync(ResolveAgain, _stop.Token);
+                PeerConfig[] named = [.. State.Peers.Where(entry => entry.Config.Endpoint.IsName).Select(entry => entry.Config)];
                 if (named.Length == 0)
                 {
                     continue;
@@ -518,6 +518,10 @@ internal sealed partial class NetworkController : IAsyncDisposable
 
                 IReadOnlyDictionary<string, Resolution> names = await _preparation.ResolveAsync(State.Config, named, Patience, _stop.Token);
                 await SerialisedAsync(() => Refresh(names), _stop.Token);
+                if (State.Peers.Any(entry => entry.AwaitsName))
+                {
+                    await Task.Delay(TryAgain, _parts.Time, _stop.Token);
+                }
             }
         }
         catch (OperationCanceledException) when (_stop.IsCancellationRequested)

@@ -98,10 +98,10 @@ internal sealed record NetworkState(
     /// <summary>A peer by name; null where there is none.</summary>
     public PeerEntry? FindPeer(string name) => Peers.FirstOrDefault(entry => entry.Config.Name == name);
 
-    /// <summary>Whether packet threads and kernel would see no difference.</summary>
+    /// <summary>Whether packet threads, kernel and whoever watches over the peers would see no difference.</summary>
     public bool LooksLike(NetworkState other) =>
-        Mtu == other.Mtu && UdpCoalescer == other.UdpCoalescer && OwnAddresses.SetEquals(other.OwnAddresses) && ReferenceEquals(Config, other.Config) && Peers.Count == other.Peers.Count &&
-        Peers.Zip(other.Peers).All(pair => pair.First.Peer.Settings == pair.Second.Peer.Settings && pair.First.IsWithdrawn == pair.Second.IsWithdrawn && pair.First.Problems.SequenceEqual(pair.Second.Problems));
+        Mtu == other.Mtu && UdpCoalescer == other.UdpCoalescer && OwnAddresses.SetEquals(other.OwnAddresses) && ReferenceEquals(Config, other.Config) &&
+        Peers.Count == other.Peers.Count && Peers.Zip(other.Peers).All(pair => pair.First.LooksLike(pair.Second));
 
     /// <summary>What the packet threads need.</summary>
     public RoutingSnapshot ToSnapshot()

@@ -31,6 +31,11 @@ internal sealed record PeerEntry(PeerConfig Config, InetAddress Address, Peer Pe
     public EndpointClaim? Claim =>
         Peer.IsReady ? new EndpointClaim(Peer.Settings.Local, Peer.Settings.Endpoint, Peer.Settings.KeyIn) : null;
 
+    /// <summary>Whether nobody who uses the peer would see a difference.</summary>
+    public bool LooksLike(PeerEntry other) =>
+        Peer.Settings == other.Peer.Settings && LinkMtu == other.LinkMtu && LearntMtu == other.LearntMtu && IsWithdrawn == other.IsWithdrawn &&
+        Problems.SequenceEqual(other.Problems);
+
     /// <summary>All workers' counters added up.</summary>
     public long Sum(Func<PeerCounters, long> value) => Peer.Counters.Sum(value);
 }

@@ -21,9 +21,6 @@ internal sealed unsafe class MessageSender
     /// <summary>Prepares to send through a socket, which its owner keeps open.</summary>
     public MessageSender(int fd) => _fd = fd;
 
-    /// <summary>The socket.</summary>
-    public int Descriptor => _fd;
-
     /// <summary>A message, for its owner to write name and ancillary data to.</summary>
     /// <param name="index">Which: 0 to <see cref="MaxMessages"/> - 1.</param>
     public msghdr* Message(int index) => (msghdr*)(_messages.Address + index);

@@ -340,6 +340,28 @@ public sealed class NetworkControllerTests
         Assert.Equal(gmtu, fixture.Network.DescribePeer("vm2").Gmtu);
     }
 
+    // localhost has an address at once, and it can't be an endpoint.
+    [Fact]
+    public async Task ANameOfNoUseIsNotResolvedWithoutPause()
+    {
+        int looks = 0;
+        var host = new FakeHostNetwork
+        {
+            Paths = _ =>
+            {
+                Interlocked.Increment(ref looks);
+                return new HostPath(FakeHostNetwork.Address("192.168.40.11"), 2, 1500);
+            },
+        };
+        await using ControlFixture fixture = await StartAsync("""
+            peers:
+              vm2: {endpoint: localhost, subnets: [172.17.52.0/24]}
+              vm3: {endpoint: 192.168.40.13, subnets: [172.17.53.0/24]}
+            """, host);
+        await Task.Delay(TimeSpan.FromMilliseconds(500));
+        Assert.InRange(looks, 1, 10);
+    }
+
     // The first never answers, and must; the second is never asked.
     [Fact]
     public async Task TheRoutesOfAPeerThatIsDownAreWithdrawnWhereItSaysSo()

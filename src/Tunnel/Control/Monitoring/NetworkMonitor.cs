@@ -299,7 +299,7 @@ internal sealed partial class NetworkMonitor : IAsyncDisposable
         PeerState before = monitor.State;
         long lastHeard = LastHeard(peer, now);
         peer.Target.Refuses &= lastHeard <= watched.RefusedAt;
-        bool changed = monitor.Advance(now, lastHeard, peer.Target.TakeLarge());
+        monitor.Advance(now, lastHeard, peer.Target.TakeLarge());
         if (monitor.State != before)
         {
             Tell(watched.Entry, before, monitor, now);
@@ -313,7 +313,7 @@ internal sealed partial class NetworkMonitor : IAsyncDisposable
         int mtu = monitor.HasAnswered && monitor.Path is PathMtuSearch path ? path.Current : 0;
         int mtuBefore = peer.Target.PathMtu;
         peer.Target.PathMtu = mtu;
-        if (changed && mtuBefore != mtu && mtuBefore != 0)
+        if (mtuBefore != mtu && mtuBefore != 0)
         {
             string detail = $"{mtuBefore} to {mtu} bytes: inner packets of at most {mtu - peer.Settings.Overhead}";
             _events.Publish("path-mtu", peer.Settings.Name, detail);

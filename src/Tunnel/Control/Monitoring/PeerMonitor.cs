@@ -44,7 +44,6 @@ internal sealed class PeerMonitor
     private int _count;
     private int _lostInARow;
     private long _firstLostAt;
-    private bool _hasAnswered;
     private double? _roundTrip;
     private string? _complaint;
     private long _complaintUntil;
@@ -77,7 +76,7 @@ internal sealed class PeerMonitor
     public long Since { get; private set; }
 
     /// <summary>Whether it has answered ever, so that it can be asked how long packets may be.</summary>
-    public bool HasAnswered => _hasAnswered;
+    public bool HasAnswered { get; private set; }
 
     /// <summary>Whether an answer is waited for, so that it is worth looking soon.</summary>
     public bool IsBusy => _echo != 0 || (Path?.IsBusy ?? false);
@@ -114,7 +113,7 @@ internal sealed class PeerMonitor
             _roundTrip = _roundTrip is double before ? before + ((roundTrip - before) / 8) : roundTrip;
         }
 
-        _hasAnswered = true;
+        HasAnswered = true;
         _lostInARow = 0;
         if (token == _echo)
         {
@@ -142,17 +141,14 @@ internal sealed class PeerMonitor
         }
     }
 
-    /// <summary>Looks at the time, asks what is to be asked, and says what has changed.</summary>
+    /// <summary>Looks at the time, asks what is to be asked, and judges.</summary>
     /// <param name="now">The time.</param>
     /// <param name="lastHeard">When the last packet or message of the peer came; negative for never.</param>
     /// <param name="isUsed">Whether large packets have been sent to it since the last call.</param>
-    /// <returns>Whether <see cref="State"/> or the path MTU in force has changed.</returns>
-    public bool Advance(long now, long lastHeard, bool isUsed)
+    public void Advance(long now, long lastHeard, bool isUsed)
     {
-        PeerState before = State;
-        int mtuBefore = Path?.Current ?? 0;
-        AdvanceEcho(now, lastHeard);
-        if (_hasAnswered && State != PeerState.Down)
+        AdvanceEcho(now);
+        if (HasAnswered && State != PeerState.Down)
         {
             _now = now;
             Path?.Advance(now, Patience, isUsed, _probe);
@@ -160,10 +156,9 @@ internal sealed class PeerMonitor
 
         ForgetOld(now);
         Judge(now, lastHeard);
-        return State != before || mtuBefore != (Path?.Current ?? 0);
     }
 
-    private void AdvanceEcho(long now, long lastHeard)
+    private void AdvanceEcho(long now)
     {
         if (_keepalive.Milliseconds == 0)
         {
@@ -182,7 +177,7 @@ internal sealed class PeerMonitor
 
             // Asked again at once until it is clear; then as usual, and whoever never answered less and less.
             bool isClear = _lostInARow >= LostForDown;
-            if (isClear && !_hasAnswered && !_keepalive.IsDemanded)
+            if (isClear && !HasAnswered && !_keepalive.IsDemanded)
             {
                 _pause = Math.Min(_pause * 2, LongestPause);
             }
@@ -199,8 +194,7 @@ internal sealed class PeerMonitor
 
     private void Judge(long now, long lastHeard)
     {
-        bool isHeard = lastHeard >= 0 && now - lastHeard < Memory;
-        if (_hasAnswered || _keepalive.IsDemanded)
+        if (HasAnswered || _keepalive.IsDemanded)
         {
             bool hasSentSince = lastHeard >= _firstLostAt;
             if (_lostInARow >= LostForDown)
@@ -211,13 +205,14 @@ internal sealed class PeerMonitor
             {
                 Become(PeerState.Degraded, now);
             }
-            else if (_lostInARow == 0 && _hasAnswered)
+            else if (_lostInARow == 0 && HasAnswered)
             {
                 Become(Loss > Tolerable && _count >= Window / 2 ? PeerState.Degraded : PeerState.Up, now);
             }
         }
         else
         {
+            bool isHeard = lastHeard >= 0 && now - lastHeard < Memory;
             Become(isHeard ? PeerState.Up : PeerState.Unknown, now);
         }
     }
@@ -252,14 +247,11 @@ internal sealed class PeerMonitor
     // What comes later than this is no answer any more.
     private void ForgetOld(long now)
     {
-        if (_asked.Count > 0)
+        foreach ((ulong token, (long sentAt, _)) in _asked)
         {
-            foreach ((ulong token, (long sentAt, _)) in _asked)
+            if (now - sentAt > 2 * LongestPatience)
             {
-                if (now - sentAt > 2 * LongestPatience)
-                {
-                    _asked.Remove(token);
-                }
+                _asked.Remove(token);
             }
         }
     }

@@ -77,6 +77,24 @@ public sealed class ErrorRelayTests
         AssertIpv4Error(_tun.Packets[0], IcmpMessage.DestinationUnreachable, IcmpMessage.FragmentationNeeded, 1006 - 28, inner);
     }
 
+    [Fact]
+    public async Task I1_What_a_router_says_of_a_peer_that_answers_comes_into_force_and_is_told()
+    {
+        await using ControlFixture fixture = await StartAsync();
+        await ControlFixture.EventuallyAsync(() =>
+        {
+            Answer(fixture, longest: 1500);
+            return fixture.Network.DescribePeer("vm2").PathMtuConfirmed;
+        });
+        Handle(fixture, TooBig(1400, Sent("192.168.40.12", Inner4, key: 7)));
+        await ControlFixture.EventuallyAsync(() =>
+        {
+            Answer(fixture, longest: 1400);
+            return fixture.Log.Lines.Any(line => line.Line.Contains("path MTU to peer vm2: 1500 to 1400 bytes", StringComparison.Ordinal));
+        });
+        await ControlFixture.EventuallyAsync(() => fixture.Network.DescribePeer("vm2").Gmtu == 1400 - 28);
+    }
+
     [Theory]
     [InlineData(IcmpMessage.PacketTooBig, 0, 1400u, 3, 4, 1400 - 44)]
     [InlineData(IcmpMessage.DestinationUnreachableIpv6, 0, 0u, 3, 0, 0)]
@@ -234,6 +252,19 @@ public sealed class ErrorRelayTests
         ControlFixture fixture = await ControlFixture.StartAsync(Yaml, host);
         await ControlFixture.EventuallyAsync(() => fixture.Network.Monitor.HealthOf("vm2") is not null);
         return fixture;
+    }
+
+    // The peers' daemons, over a path that carries so much.
+    private static void Answer(ControlFixture fixture, int longest)
+    {
+        while (fixture.Probes.Requests.TryTake(out ProbeRequest question))
+        {
+            int length = Math.Max(question.Length, EchoMessage.Length);
+            if (length + question.Peer.Settings.Overhead <= longest)
+            {
+                fixture.Probes.Replies[0].TryAdd(new ProbeReply(question.Peer.Target, question.Token, length, RoundTrip: 1));
+            }
+        }
     }
 
     private static byte[] Sent(string endpoint, byte[] inner, uint? key) => Packets.Outer("192.168.40.11", endpoint, Packets.GrePacket(inner, key: key));
