@@ -39,7 +39,7 @@ if is_root; then
   install_missing ip:iproute2 ping:iputils-ping ethtool:ethtool tcpdump:tcpdump nc:netcat-openbsd iperf3:iperf3 \
     redis-cli:redis-tools setpriv:util-linux gcc:gcc /usr/include/stdio.h:libc6-dev /usr/include/linux/if_tun.h:linux-libc-dev \
     /usr/bin/python3:python3 /usr/lib/python3/dist-packages/scapy:python3-scapy systemd-analyze:systemd shellcheck:shellcheck jq:jq \
-    tshark:tshark nft:nftables iptables-nft-restore:iptables
+    tshark:tshark nft:nftables iptables-nft-restore:iptables dnsmasq:dnsmasq-base
   # The virtual machines of the interop tests. Where they can't be had those tests are skipped.
   [[ $(uname -m) != x86_64 ]] || install_missing qemu-system-x86_64:qemu-system-x86 busybox:busybox-static
   # A subshell: where it can't be had those tests are skipped, too.

@@ -43,6 +43,45 @@ public sealed class PeerChangeTests(ITestOutputHelper output)
         await AssertNothingLostAsync(back, daemon2, daemon1);
     }
 
+    // A real name server, and the system's resolver. Nobody tells the daemon.
+    [SkippableFact]
+    public async Task AHostThatMovesIsFoundByItsNameAndOthersLoseNothing()
+    {
+        await using Lab lab = await Lab.CreateAsync(output, hosts: 3);
+        (Vm vm1, Vm vm2, Vm vm3) = (lab.Hosts[0], lab.Hosts[1], lab.Hosts[2]);
+        Skip.If((await vm1.ShellAsync("command -v dnsmasq")).ExitCode != 0, "dnsmasq is not installed");
+        (string names, string resolver) = (Path.Combine(vm1.Directory, "names"), Path.Combine(vm1.Directory, "resolv.conf"));
+        Directory.CreateDirectory(vm1.Directory);
+        await File.WriteAllTextAsync(names, "192.168.40.12 vm2.lab.example\n");
+        await File.WriteAllTextAsync(resolver, "nameserver 192.168.40.11\n");
+        await using Background server = vm1.Start(
+            null, "dnsmasq", "--no-daemon", "--conf-file=/dev/null", "--no-resolv", "--no-hosts", "--user=root", "--pid-file=",
+            "--listen-address=192.168.40.11", "--bind-interfaces", $"--addn-hosts={names}");
+        await server.WaitForAsync("names");
+
+        // The daemon's mount namespace is its own.
+        string named = vm2.PeerEntry().Replace("\"192.168.40.12\"", "vm2.lab.example", StringComparison.Ordinal);
+        Daemon daemon1 = await vm1.StartDaemonAsync(
+            vm1.Configuration(named + vm3.PeerEntry()), wrapper: ["sh", "-c", "mount --bind \"$0\" /etc/resolv.conf && exec \"$@\"", resolver]);
+        Daemon daemon2 = await vm2.StartDaemonAsync(vm2.Configuration(vm1.PeerEntry()));
+        Daemon daemon3 = await vm3.StartDaemonAsync(vm3.Configuration(vm1.PeerEntry()));
+        await Poll.UntilAsync("the name is resolved", async () => (await vm1.Container.PingAsync(vm2.ContainerAddress(4))).Received > 0);
+        await using UdpFlow flow = await UdpFlow.StartAsync(vm1.Container, vm3.Container, vm3.ContainerAddress(4));
+
+        await daemon2.StopAsync();
+        await vm2.IpAsync("addr del 192.168.40.12/24 dev eth1\naddr add 192.168.40.22/24 dev eth1");
+        daemon2.Configure(vm2.Configuration(vm1.PeerEntry()).Replace("192.168.40.12", "192.168.40.22", StringComparison.Ordinal));
+        await daemon2.StartAsync();
+        await File.WriteAllTextAsync(names, "192.168.40.22 vm2.lab.example\n");
+        await server.SignalAsync("HUP");
+        await Poll.UntilAsync(
+            "the host is found again",
+            async () => (await daemon1.GetAsync("/v1/peers/vm2"))["address"]!.GetValue<string>() == "192.168.40.22",
+            async () => (await daemon1.GetAsync("/v1/peers/vm2")).ToJsonString());
+        Assert.Equal(3, (await vm1.Container.PingAsync(vm2.ContainerAddress(4))).Received);
+        await AssertNothingLostAsync(flow, daemon1, daemon3);
+    }
+
     [SkippableFact]
     public async Task APeerKeepsItsTrafficWhileItsOwnSubnetsGrowAndShrink()
     {

@@ -127,7 +127,7 @@ internal sealed partial class NetworkController
 
     private PeerModel Describe(PeerEntry entry, NetworkState state)
     {
-        PeerHealth? health = _monitor.HealthOf(entry.Config.Name);
+        PeerHealth? health = _monitor.HealthOf(entry.Peer);
         PeerConfig config = entry.Config;
         long lastReceived = entry.Peer.Counters.Max(c => c.LastReceived);
         object? key = config.Key is not GreKeys pair ? null : pair.In == pair.Out ? pair.In : new KeyPairModel(pair.In, pair.Out);

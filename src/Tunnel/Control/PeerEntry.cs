@@ -18,8 +18,8 @@ internal sealed record PeerEntry(PeerConfig Config, InetAddress Address, Peer Pe
     /// <summary>What the kernel has learnt of the path from routers, in bytes, outer headers included; 0 where nothing.</summary>
     public int LearntMtu { get; init; }
 
-    /// <summary>Whether the length of packets follows the path's MTU. Over IPv6 always: nobody but the sender fragments.</summary>
-    public bool FollowsPathMtu => Config.Outer.DiscoversPathMtu || Address.IsIpv6;
+    /// <summary>Whether the length of packets follows the path's MTU.</summary>
+    public bool FollowsPathMtu => Config.FollowsPathMtuTo(Address);
 
     /// <summary>Whether its routes are withdrawn, because it is down.</summary>
     public bool IsWithdrawn { get; init; }

@@ -149,11 +149,8 @@ internal sealed class PeerPreparation(IHostNetwork host, int tunIndex, int worke
 
         ushort udpPort = config.UdpPortOf(peer);
         UnderlayTarget? target = old?.Peer.Target is UnderlayTarget was && was.Endpoint == address && was.UdpPort == udpPort ? was : null;
-        int overhead = PeerSettings.OverheadOf(!address.IsIpv6, peer.Key is not null, peer.Checksum, peer.Sequence, usesUdp: udpPort != 0);
         int linkMtu = Math.Min(path?.Mtu ?? UsualUnderlayMtu, LargestIpPacket);
         int learntMtu = path?.LearntMtu ?? 0;
-        bool followsPath = peer.Outer.DiscoversPathMtu || address.IsIpv6;
-        int mtu = followsPath ? PathMtuOf(linkMtu, learntMtu, target, config.Interface.PathMtuFloor + overhead) : linkMtu;
         var settings = new PeerSettings(
             peer.Name,
             address,
@@ -162,12 +159,15 @@ internal sealed class PeerPreparation(IHostNetwork host, int tunIndex, int worke
             peer.Key?.Out,
             peer.Checksum,
             peer.Sequence,
-            mtu - overhead,
+            Gmtu: 0,
             udpPort)
         {
             Outer = peer.Outer,
             IsStrict = peer.Strict,
         };
+        bool followsPath = peer.FollowsPathMtuTo(address);
+        int mtu = followsPath ? PathMtuOf(linkMtu, learntMtu, target, config.Interface.PathMtuFloor + settings.Overhead) : linkMtu;
+        settings = settings with { Gmtu = mtu - settings.Overhead };
         bool isSame = old is not null && old.Peer.Settings == settings;
         PeerCounters[] counters = old?.Peer.Counters ?? [.. Enumerable.Range(0, workers).Select(_ => new PeerCounters())];
         bool sameSender = old is not null && old.Address == address && old.Config.Key == peer.Key;

@@ -14,7 +14,6 @@ internal sealed class DatagramRun
     /// <summary>The most datagrams of a run: more gain nothing, and UDP receivers of older kernels refuse them (UDP_MAX_SEGMENTS).</summary>
     public const int MaxDatagrams = 64;
 
-
     private readonly Piece[] _datagrams = new Piece[MaxDatagrams];
     private readonly Offload[] _offloads = new Offload[MaxDatagrams];
     private SegmentShape _shape;

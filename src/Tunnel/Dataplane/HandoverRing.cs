@@ -17,9 +17,6 @@ public sealed class HandoverRing<T>
         _items = new T[capacity];
     }
 
-    /// <summary>Whether nothing waits. Either thread.</summary>
-    public bool IsEmpty => Volatile.Read(ref _added) == Volatile.Read(ref _taken);
-
     /// <summary>Adds a value.</summary>
     /// <returns>False where there is no room.</returns>
     public bool TryAdd(T item)

@@ -114,8 +114,7 @@ public interface IHostNetwork : IDisposable
 
     /// <summary>
     /// How the host would send to an underlay address; null where it has no route there, or one that rejects. An address of the host itself
-    /// is reached by its loopback device. A source that is not an address of
-    /// this host is refused with EADDRNOTAVAIL.
+    /// is reached by its loopback device. A source that is not an address of this host is refused with EADDRNOTAVAIL.
     /// </summary>
     /// <param name="destination">The underlay address.</param>
     /// <param name="source">The source to ask for, of the same family, or <see cref="InetAddress.None"/> for the kernel's choice.</param>

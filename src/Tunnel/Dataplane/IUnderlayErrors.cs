@@ -8,7 +8,7 @@ namespace Tunnel.Dataplane;
 /// <param name="Type">Its type.</param>
 /// <param name="Code">Its code.</param>
 /// <param name="Parameter">The four bytes after the checksum, host order: for Fragmentation Needed (lower half) and Packet Too Big the MTU.</param>
-/// <param name="Quoted">The packet that caused it, from its IP header, as much as was quoted. Valid until the next is read.</param>
+/// <param name="Quoted">The packet that caused it, from its IP header, as much as was quoted: a copy.</param>
 public readonly record struct UnderlayError(InetAddress Router, bool IsIpv6, byte Type, byte Code, uint Parameter, ReadOnlyMemory<byte> Quoted);
 
 /// <summary>

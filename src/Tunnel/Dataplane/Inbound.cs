@@ -64,7 +64,7 @@ public sealed class Inbound
         _network = network;
         _worker = worker;
         _deliveries = new DeliveryQueue(tun, offloads, worker);
-        _answers = new PeerMessages(underlay, asks: false);
+        _answers = new PeerMessages(underlay);
         _probes = probes;
     }
 
@@ -278,12 +278,11 @@ public sealed class Inbound
             return;
         }
 
-        if (!Passes(gre, peer, CoalescingVerdict.Ordinary))
+        if (!PassesAsMessage(gre, peer))
         {
             return;
         }
 
-        peer.Counters[_worker].CountMessage(Environment.TickCount64);
         peer.Target.Refuses = false;
         if (isEcho)
         {
@@ -299,6 +298,17 @@ public sealed class Inbound
         {
             peer.Target.Abilities.Hear(abilities.Abilities, Environment.TickCount64);
         }
+    }
+
+    private bool PassesAsMessage(in GreView gre, Peer peer)
+    {
+        bool passes = Passes(gre, peer, CoalescingVerdict.Ordinary);
+        if (passes)
+        {
+            peer.Counters[_worker].CountMessage(Environment.TickCount64);
+        }
+
+        return passes;
     }
 
     private void HandleEcho(EchoMessage echo, int length, Peer peer)
@@ -321,9 +331,8 @@ public sealed class Inbound
         {
             CountDrop(peer, DropReason.GreProtocolUnknown);
         }
-        else if (Passes(gre, peer, CoalescingVerdict.Ordinary))
+        else if (PassesAsMessage(gre, peer))
         {
-            peer.Counters[_worker].CountMessage(Environment.TickCount64);
             Report(peer, echo, gre.Payload.Length);
         }
     }
@@ -338,9 +347,8 @@ public sealed class Inbound
 
     private void ReturnToSender(in Arrival packet, in GreView gre, int length, Peer peer)
     {
-        if (Passes(gre, peer, CoalescingVerdict.Ordinary))
+        if (PassesAsMessage(gre, peer))
         {
-            peer.Counters[_worker].CountMessage(Environment.TickCount64);
             _answers.Return(peer, new Piece(packet.Memory, packet.Start + gre.HeaderLength, length));
         }
     }

@@ -9,9 +9,8 @@ namespace Tunnel.Dataplane;
 /// </summary>
 internal static class MssClamp
 {
-    // Below there would be nothing left: what every IPv4 link takes (RFC 791 section 3.2), and as much payload over IPv6.
-    private const int LeastIpv4 = 68;
-    private const int LeastIpv6 = LeastIpv4 + Ipv6Header.Length - Ipv4Header.Length;
+    // Below there would be nothing left: as much payload as in the least that IPv4 links take.
+    private const int LeastIpv6 = Ipv4Header.MinMtu + Ipv6Header.Length - Ipv4Header.Length;
 
     /// <summary>Lowers the option of an IPv4 packet.</summary>
     /// <param name="packet">The packet, lengths checked.</param>
@@ -22,7 +21,7 @@ internal static class MssClamp
     {
         if (packet.Protocol == IpProtocol.Tcp && packet.FragmentOffset == 0 && HasSyn(packet.Payload))
         {
-            int largest = Math.Max(peer.Gmtu, LeastIpv4) - Ipv4Header.Length - TcpView.MinHeaderLength;
+            int largest = Math.Max(peer.Gmtu, Ipv4Header.MinMtu) - Ipv4Header.Length - TcpView.MinHeaderLength;
             TcpMss.Lower(bytes[packet.HeaderLength..packet.TotalLength], (ushort)largest, isChecksumUnfinished);
         }
     }

@@ -26,8 +26,7 @@ public sealed class Outbound
     private readonly PacketBatch _packets = new(BatchSize);
     private readonly SendQueue _sends;
     private readonly TooBigAnswers _answers;
-    private readonly HandoverRing<ProbeRequest>? _questions;
-    private readonly PeerMessages? _messages;
+    private readonly PeerMessages _messages;
 
     /// <summary>Wires one worker's outbound half.</summary>
     /// <param name="tun">The worker's TUN queue.</param>
@@ -46,8 +45,7 @@ public sealed class Outbound
         int worker,
         HandoverRing<ProbeRequest>? questions = null)
     {
-        _questions = questions;
-        _messages = questions is null ? null : new PeerMessages(underlay, asks: true);
+        _messages = new PeerMessages(underlay, questions);
         _tun = tun;
         _sends = new SendQueue(underlay, offloads, worker);
         _routing = routing;
@@ -60,11 +58,8 @@ public sealed class Outbound
     /// <returns>How many packets the TUN queue had; 0 where it was empty.</returns>
     public int Run()
     {
-        if (_questions is { IsEmpty: false })
-        {
-            Ask(_questions, _messages!);
-        }
-
+        // Beside the packets' way: what the control plane wants to know of peers.
+        _messages.Ask();
         int count = _tun.Read(_packets);
         if (count == 0)
         {
@@ -80,15 +75,6 @@ public sealed class Outbound
         Send();
         _answers.Flush();
         return count;
-    }
-
-    // Beside the packets' way: what the control plane wants to know of peers.
-    private static void Ask(HandoverRing<ProbeRequest> questions, PeerMessages messages)
-    {
-        while (questions.TryTake(out ProbeRequest request))
-        {
-            messages.Ask(request);
-        }
     }
 
     // 2: the inner header.
@@ -128,7 +114,7 @@ public sealed class Outbound
         MssClamp.Apply(packet, bytes, peer, _packets[index].Offload.NeedsChecksum);
         if (!TrySend(index, packet.Packet, EtherType.Ipv4, peer, IsFlowLookedAt(peer) ? FlowHash.Of(packet) : 0))
         {
-            _answers.Answer(packet, OwnAddress(routing.Ipv4Address, peer), peer.Gmtu);
+            _answers.Answer(packet.Packet, routing.ErrorSource(peer, isIpv4: true), peer.Gmtu);
         }
     }
 
@@ -150,7 +136,7 @@ public sealed class Outbound
         MssClamp.Apply(packet, bytes, peer, _packets[index].Offload.NeedsChecksum);
         if (!TrySend(index, packet.Packet, EtherType.Ipv6, peer, IsFlowLookedAt(peer) ? FlowHash.Of(packet) : 0))
         {
-            _answers.Answer(packet, OwnAddress(routing.Ipv6Address, peer), peer.LargestIpv6);
+            _answers.Answer(packet.Packet, routing.ErrorSource(peer, isIpv4: false), peer.LargestIpv6);
         }
     }
 
@@ -198,9 +184,6 @@ public sealed class Outbound
 
     // Of UDP the source port tells flows apart; of plain GRE those whose super-packets the kernel cuts stay together.
     private static bool IsFlowLookedAt(Peer peer) => peer.Target.UdpPort != 0 || peer.Target.Neighbor is not null;
-
-    // 4: errors come from an overlay address of ours, or at least from this host.
-    private static InetAddress OwnAddress(InetAddress overlay, Peer peer) => overlay.IsNone ? peer.Settings.Local : overlay;
 
     // 4: what fits goes on; for what does not fit the caller answers. 5: the outer headers.
     private bool TrySend(int index, ReadOnlySpan<byte> bytes, ushort protocolType, Peer peer, uint flowHash)

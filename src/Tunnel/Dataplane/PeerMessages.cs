@@ -19,16 +19,17 @@ internal sealed class PeerMessages
     private readonly IUnderlay _underlay;
     private readonly GatherBatch _send = new(1, 1);
     private readonly PinnedPacketMemory _memory;
-    private long _windowEnd;
-    private int _answers;
+    private readonly HandoverRing<ProbeRequest>? _questions;
+    private RateLimit _limit = new(MostAnswers, Window);
 
     /// <summary>Prepares to send.</summary>
     /// <param name="underlay">The worker's underlay.</param>
-    /// <param name="asks">Whether questions are sent too, which may be long.</param>
-    public PeerMessages(IUnderlay underlay, bool asks)
+    /// <param name="questions">The questions to send, which may be long; null where there are none.</param>
+    public PeerMessages(IUnderlay underlay, HandoverRing<ProbeRequest>? questions = null)
     {
         _underlay = underlay;
-        _memory = new PinnedPacketMemory(PacketBatch.Headroom + (asks ? Longest : PacketBatch.Headroom));
+        _questions = questions;
+        _memory = new PinnedPacketMemory(PacketBatch.Headroom + (questions is null ? PacketBatch.Headroom : Longest));
     }
 
     /// <summary>Tells what this host can receive, unless the peer has had an answer a moment ago.</summary>
@@ -49,7 +50,7 @@ internal sealed class PeerMessages
     /// <param name="length">Its length as it arrived, in bytes.</param>
     public void Answer(Peer peer, EchoMessage question, int length)
     {
-        if (peer.IsReady && MayAnswer())
+        if (peer.IsReady && _limit.TryTake(Environment.TickCount64))
         {
             (question with { IsReply = true, ReceivedLength = (ushort)length }).Write(Body(peer, EchoMessage.Length));
             Send(peer, EchoMessage.Length);
@@ -62,7 +63,7 @@ internal sealed class PeerMessages
     public void Return(Peer peer, in Piece packet)
     {
         // A packet that is to go by UDP has no IP header of ours.
-        if (peer.IsReady && peer.Target.UdpPort == 0 && MayAnswer())
+        if (peer.IsReady && peer.Target.UdpPort == 0 && _limit.TryTake(Environment.TickCount64))
         {
             _send.Clear();
             _send.Add(packet, target: peer.Target);
@@ -70,8 +71,16 @@ internal sealed class PeerMessages
         }
     }
 
-    /// <summary>Asks a question.</summary>
-    public void Ask(in ProbeRequest request)
+    /// <summary>Asks the questions that wait.</summary>
+    public void Ask()
+    {
+        while (_questions is not null && _questions.TryTake(out ProbeRequest request))
+        {
+            Ask(request);
+        }
+    }
+
+    private void Ask(in ProbeRequest request)
     {
         Peer peer = request.Peer;
         if (!peer.IsReady || peer.Target.Refuses)
@@ -110,17 +119,5 @@ internal sealed class PeerMessages
         _send.Add(new Piece(_memory, 0, total), target: peer.Target);
         _send[0].Outer = peer.MessageFields;
         _underlay.Send(_send);
-    }
-
-    private bool MayAnswer()
-    {
-        long now = Environment.TickCount64;
-        if (now >= _windowEnd)
-        {
-            _windowEnd = now + Window;
-            _answers = 0;
-        }
-
-        return _answers++ < MostAnswers;
     }
 }

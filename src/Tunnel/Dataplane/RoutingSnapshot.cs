@@ -68,6 +68,17 @@ public sealed class RoutingSnapshot
     /// <summary>This host's first IPv6 address in the overlay; none where it has none.</summary>
     public InetAddress Ipv6Address { get; }
 
+    /// <summary>
+    /// The address that ICMP errors about packets to a peer come from: an overlay address of this host, or at least the one that the peer knows;
+    /// none where there is none of the family.
+    /// </summary>
+    public InetAddress ErrorSource(Peer peer, bool isIpv4)
+    {
+        InetAddress overlay = isIpv4 ? Ipv4Address : Ipv6Address;
+        InetAddress local = peer.Settings.Local;
+        return !overlay.IsNone || local.IsNone || local.IsIpv4 != isIpv4 ? overlay : local;
+    }
+
     /// <summary>Finds the peer that sent a packet: endpoint and key must both match, and a packet without key matches a peer without key only.</summary>
     public Peer? FindSender(InetAddress outerSource, bool hasKey, uint key) =>
         _senders.GetValueOrDefault(new SenderKey(outerSource, hasKey, key));

@@ -109,11 +109,7 @@ internal sealed class IcmpErrors : IUnderlayErrors
                     _errors.Writer.TryWrite(error with { Router = InetAddress.From(((IPEndPoint)received.RemoteEndPoint).Address), Quoted = quoted });
                 }
             }
-            catch (OperationCanceledException)
-            {
-                return;
-            }
-            catch (ObjectDisposedException)
+            catch (Exception ended) when (ended is OperationCanceledException or ObjectDisposedException)
             {
                 return;
             }

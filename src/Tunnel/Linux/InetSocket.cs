@@ -42,6 +42,18 @@ internal static unsafe class InetSocket
             ? new Span<byte>(destination->sin6_addr.s6_addr, 16)
             : new Span<byte>(((sockaddr_in*)destination)->sin_addr.s_addr, 4));
 
+    /// <summary>Writes the header of an ancillary message: cmsg(3).</summary>
+    /// <param name="control">Where it lies; its data follow.</param>
+    /// <param name="level">Its level.</param>
+    /// <param name="type">Its type.</param>
+    /// <param name="length">How many bytes of data it has.</param>
+    public static void WriteControl(cmsghdr* control, int level, int type, int length)
+    {
+        control->cmsg_len = CMSG_SPACE(0) + length;
+        control->cmsg_level = level;
+        control->cmsg_type = type;
+    }
+
     /// <summary>Sets the receive buffer's size in bytes: beyond net.core.rmem_max with CAP_NET_ADMIN, else as far as that allows.</summary>
     public static SysResult SetReceiveBuffer(int fd, int size) => SetBuffer(fd, SO_RCVBUFFORCE, SO_RCVBUF, size);
 

@@ -223,9 +223,7 @@ internal sealed unsafe class RawGreSocket : IDisposable
     private void SayProtocol()
     {
         var control = (cmsghdr*)_protocol.Address;
-        control->cmsg_len = CMSG_SPACE(0) + sizeof(int);
-        control->cmsg_level = SOL_IP;
-        control->cmsg_type = Uapi.IP_PROTOCOL;
+        InetSocket.WriteControl(control, SOL_IP, Uapi.IP_PROTOCOL, sizeof(int));
         *(int*)CMSG_DATA(control) = IPPROTO_GRE;
 
         byte* header = stackalloc byte[Ipv4Header.Length];

@@ -236,22 +236,14 @@ internal sealed unsafe class UdpSender : IDisposable
         {
             _destinations.Address[i].sin6_family = _isIpv6 ? AF_INET6 : AF_INET;
             byte* controls = _controls.Address + (i * ControlsSize);
-            LinkControl(controls, Uapi.SOL_UDP, Uapi.UDP_SEGMENT, sizeof(ushort));
-            LinkControl(controls + ControlSize, _isIpv6 ? SOL_IPV6 : SOL_IP, _isIpv6 ? IPV6_TCLASS : Uapi.IP_TOS, sizeof(int));
-            LinkControl(controls + (2 * ControlSize), _isIpv6 ? SOL_IPV6 : SOL_IP, _isIpv6 ? IPV6_HOPLIMIT : Uapi.IP_TTL, sizeof(int));
+            InetSocket.WriteControl((cmsghdr*)controls, Uapi.SOL_UDP, Uapi.UDP_SEGMENT, sizeof(ushort));
+            InetSocket.WriteControl((cmsghdr*)(controls + ControlSize), _isIpv6 ? SOL_IPV6 : SOL_IP, _isIpv6 ? IPV6_TCLASS : Uapi.IP_TOS, sizeof(int));
+            InetSocket.WriteControl((cmsghdr*)(controls + (2 * ControlSize)), _isIpv6 ? SOL_IPV6 : SOL_IP, _isIpv6 ? IPV6_HOPLIMIT : Uapi.IP_TTL, sizeof(int));
 
             msghdr* message = messages.Message(i);
             message->msg_name = _destinations.Address + i;
             message->msg_namelen = _isIpv6 ? sizeof(sockaddr_in6) : sizeof(sockaddr_in);
         }
-    }
-
-    private static void LinkControl(byte* control, int level, int type, int length)
-    {
-        var header = (cmsghdr*)control;
-        header->cmsg_len = CMSG_SPACE(0) + length;
-        header->cmsg_level = level;
-        header->cmsg_type = type;
     }
 
     private static void WriteAddress(sockaddr_in6* destination, UnderlayTarget target)

@@ -60,11 +60,11 @@ public static class IcmpMessage
     /// <summary>ICMPv6 Packet Too Big (RFC 4443 section 3.2).</summary>
     public const byte PacketTooBig = 2;
 
-    /// <summary>Longest packet that <see cref="WriteFragmentationNeeded"/> makes: 576 bytes (RFC 1812 section 4.3.2.3).</summary>
-    public const int MaxFragmentationNeeded = 576;
+    /// <summary>Longest packet that <see cref="WriteErrorIpv4"/> makes: 576 bytes (RFC 1812 section 4.3.2.3).</summary>
+    public const int MaxErrorIpv4 = 576;
 
-    /// <summary>Longest packet that <see cref="WritePacketTooBig"/> makes: the minimum IPv6 MTU (RFC 4443 section 2.4 c).</summary>
-    public const int MaxPacketTooBig = 1280;
+    /// <summary>Longest packet that <see cref="WriteErrorIpv6"/> makes: the minimum IPv6 MTU (RFC 4443 section 2.4 c).</summary>
+    public const int MaxErrorIpv6 = 1280;
 
     /// <summary>Whether a message is an error about another packet: no error is ever answered with an error (RFC 1122 section 3.2.2).</summary>
     public static bool IsErrorIpv4(byte type) => type is 3 or 4 or 5 or 11 or 12;
@@ -72,26 +72,28 @@ public static class IcmpMessage
     /// <summary>Whether an ICMPv6 message is an error or a redirect, which is never answered with an error (RFC 4443 section 2.4 e).</summary>
     public static bool IsErrorIpv6(byte type) => type is < 128 or 137;
 
-    /// <summary>Writes an IPv4 packet with Fragmentation Needed (RFC 1191 section 4).</summary>
-    /// <param name="destination">At least <see cref="MaxFragmentationNeeded"/> bytes.</param>
-    /// <param name="source">The address that the error comes from: one of this host's.</param>
+    /// <summary>
+    /// Writes a packet of the offending one's family with Fragmentation Needed (RFC 1191 section 4) or Packet Too Big (RFC 4443 section 3.2).
+    /// </summary>
+    /// <param name="destination">At least <see cref="MaxErrorIpv6"/> bytes.</param>
+    /// <param name="source">The address that the error comes from: one of this host's, of the same family.</param>
     /// <param name="offending">The packet that is too large.</param>
-    /// <param name="mtu">The largest packet that would fit, in bytes.</param>
+    /// <param name="mtu">The largest packet that would fit, in bytes; no less is told than the family's least MTU.</param>
     /// <returns>The bytes written.</returns>
-    public static int WriteFragmentationNeeded(Span<byte> destination, InetAddress source, in Ipv4View offending, int mtu) =>
-        WriteErrorIpv4(destination, source, offending.Source, DestinationUnreachable, FragmentationNeeded, (uint)Math.Min(mtu, ushort.MaxValue), offending.Packet);
+    public static int WriteTooBig(Span<byte> destination, InetAddress source, in QuotedPacket offending, int mtu)
+    {
+        if (offending.IsIpv4)
+        {
+            uint told = (uint)Math.Clamp(mtu, Ipv4Header.MinMtu, ushort.MaxValue);
+            return WriteErrorIpv4(destination, source, offending.Source, DestinationUnreachable, FragmentationNeeded, told, offending.Packet);
+        }
 
-    /// <summary>Writes an IPv6 packet with Packet Too Big (RFC 4443 section 3.2).</summary>
-    /// <param name="destination">At least <see cref="MaxPacketTooBig"/> bytes.</param>
-    /// <param name="source">The address that the error comes from: one of this host's.</param>
-    /// <param name="offending">The packet that is too large.</param>
-    /// <param name="mtu">The largest packet that would fit, in bytes.</param>
-    /// <returns>The bytes written.</returns>
-    public static int WritePacketTooBig(Span<byte> destination, InetAddress source, in Ipv6View offending, int mtu) =>
-        WriteErrorIpv6(destination, source, offending.Source, PacketTooBig, code: 0, (uint)mtu, offending.Packet);
+        return WriteErrorIpv6(
+            destination, source, offending.Source, PacketTooBig, code: 0, (uint)Math.Max(mtu, Ipv6Header.MinMtu), offending.Packet);
+    }
 
     /// <summary>Writes an IPv4 packet with an ICMP error (RFC 792).</summary>
-    /// <param name="destination">At least <see cref="MaxFragmentationNeeded"/> bytes.</param>
+    /// <param name="destination">At least <see cref="MaxErrorIpv4"/> bytes.</param>
     /// <param name="source">The address that the error comes from: one of this host's.</param>
     /// <param name="receiver">Who gets it: the source of the packet that caused it.</param>
     /// <param name="type">Type.</param>
@@ -102,7 +104,7 @@ public static class IcmpMessage
     public static int WriteErrorIpv4(
         Span<byte> destination, InetAddress source, InetAddress receiver, byte type, byte code, uint parameter, ReadOnlySpan<byte> offending)
     {
-        ReadOnlySpan<byte> quoted = Quote(offending, MaxFragmentationNeeded - Ipv4Header.Length - HeaderLength);
+        ReadOnlySpan<byte> quoted = Quote(offending, MaxErrorIpv4 - Ipv4Header.Length - HeaderLength);
         int length = HeaderLength + quoted.Length;
         var header = new Ipv4Header(source, receiver, IpProtocol.Icmp, length, TrafficClass: 0xc0, DontFragment: false);
         header.Write(destination);
@@ -111,7 +113,7 @@ public static class IcmpMessage
     }
 
     /// <summary>Writes an IPv6 packet with an ICMPv6 error (RFC 4443 section 2.1).</summary>
-    /// <param name="destination">At least <see cref="MaxPacketTooBig"/> bytes.</param>
+    /// <param name="destination">At least <see cref="MaxErrorIpv6"/> bytes.</param>
     /// <param name="source">The address that the error comes from: one of this host's.</param>
     /// <param name="receiver">Who gets it: the source of the packet that caused it.</param>
     /// <param name="type">Type.</param>
@@ -122,7 +124,7 @@ public static class IcmpMessage
     public static int WriteErrorIpv6(
         Span<byte> destination, InetAddress source, InetAddress receiver, byte type, byte code, uint parameter, ReadOnlySpan<byte> offending)
     {
-        ReadOnlySpan<byte> quoted = Quote(offending, MaxPacketTooBig - Ipv6Header.Length - HeaderLength);
+        ReadOnlySpan<byte> quoted = Quote(offending, MaxErrorIpv6 - Ipv6Header.Length - HeaderLength);
         int length = HeaderLength + quoted.Length;
         new Ipv6Header(source, receiver, IpProtocol.Icmpv6, length).Write(destination);
         ushort pseudoHeader = InternetChecksum.PseudoHeader(destination.Slice(8, 32), IpProtocol.Icmpv6, length);

@@ -102,6 +102,9 @@ public readonly record struct Ipv4Header(
     /// <summary>Length without options, in bytes.</summary>
     public const int Length = 20;
 
+    /// <summary>The smallest MTU: a fragment of the longest header and eight bytes (RFC 791 section 3.2).</summary>
+    public const int MinMtu = 68;
+
     /// <summary>Where the total length lies, in bytes.</summary>
     public const int TotalLengthOffset = 2;
 

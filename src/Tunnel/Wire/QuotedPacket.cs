@@ -34,6 +34,12 @@ public readonly ref struct QuotedPacket
     /// <summary>Whether it is an IPv4 fragment other than the first, so that no transport header follows.</summary>
     public bool IsLaterFragment => IsIpv4 && (BinaryPrimitives.ReadUInt16BigEndian(Packet[6..]) & 0x1fff) != 0;
 
+    /// <summary>
+    /// Whether an ICMP error may be sent because of it: not of an error, nor of a later fragment, nor to what is no single host (RFC 1122
+    /// section 3.2.2, RFC 4443 section 2.4 e).
+    /// </summary>
+    public bool MayCauseError => !IsLaterFragment && !IsError && IsFromSingleHost;
+
     /// <summary>Source address.</summary>
     public InetAddress Source => IsIpv4 ? InetAddress.FromIpv4(BinaryPrimitives.ReadUInt32BigEndian(Packet[12..])) : InetAddress.Read(Packet.Slice(8, 16));
 
@@ -42,6 +48,14 @@ public readonly ref struct QuotedPacket
 
     /// <summary>What was quoted beyond the header.</summary>
     public ReadOnlySpan<byte> Payload => Packet[HeaderLength..];
+
+    private bool IsError => Payload.Length > 0 &&
+        (IsIpv4 ? Protocol == IpProtocol.Icmp && IcmpMessage.IsErrorIpv4(Payload[0]) : Protocol == IpProtocol.Icmpv6 && IcmpMessage.IsErrorIpv6(Payload[0]));
+
+    // Not this network, loopback, multicast, reserved or broadcast; not the unspecified address, loopback or multicast.
+    private bool IsFromSingleHost => IsIpv4
+        ? Packet[12] is > 0 and < 224 and not 127
+        : Source.Bits > UInt128.One && Packet[8] != 0xff;
 
     /// <summary>Checks that there is a whole header.</summary>
     /// <param name="bytes">From the first byte of the header.</param>

@@ -2,6 +2,7 @@ using System.Text.Json;
 using Microsoft.Extensions.Logging;
 using Tunnel.Control;
 using Tunnel.Control.Configuration;
+using Tunnel.Control.Monitoring;
 using Tunnel.Dataplane;
 using Tunnel.TestSupport;
 
@@ -97,6 +98,10 @@ internal sealed class ControlFixture : IAsyncDisposable
         Host.GetRoutes().Any(route => route.Destination == FakeHostNetwork.Prefix(prefix) && route is { LinkIndex: 7, Protocol: 147 });
 
     public Peer? Receiver(string address) => Routing.Current.Routes.Lookup(FakeHostNetwork.Address(address));
+
+    /// <summary>What the monitor knows of a peer; null where it does not watch it yet.</summary>
+    public PeerHealth? HealthOf(string name) =>
+        Network.Monitor.HealthOf(Routing.Current.Peers.Single(peer => peer.Settings.Name == name));
 
     /// <summary>Waits for something that the control plane does on its own.</summary>
     public static async Task EventuallyAsync(Func<bool> condition)

@@ -663,12 +663,12 @@ public sealed class FuzzTests
                     }
 
                     sender = routes.LookupIpv4(ipv4.Source.Ipv4);
-                    isAnswer = ipv4.Source == shard._routing.Current.Ipv4Address && packet.Length <= IcmpMessage.MaxFragmentationNeeded;
+                    isAnswer = ipv4.Source == shard._routing.Current.Ipv4Address && packet.Length <= IcmpMessage.MaxErrorIpv4;
                 }
                 else if (Ipv6View.TryParse(packet, out Ipv6View ipv6) && ipv6.TotalLength == packet.Length)
                 {
                     sender = routes.LookupIpv6(ipv6.Source.Bits);
-                    isAnswer = ipv6.Source == shard._routing.Current.Ipv6Address && packet.Length <= IcmpMessage.MaxPacketTooBig;
+                    isAnswer = ipv6.Source == shard._routing.Current.Ipv6Address && packet.Length <= IcmpMessage.MaxErrorIpv6;
                 }
                 else
                 {

@@ -427,20 +427,10 @@ public sealed class OutboundTests
 
     private static void AssertAnswer(byte[] answer, string from, string to, int mtu, byte[] offending)
     {
-        var expected = new byte[IcmpMessage.MaxPacketTooBig];
-        int length;
-        if (Ipv4View.TryParse(offending, out Ipv4View ipv4))
-        {
-            length = IcmpMessage.WriteFragmentationNeeded(expected, Overlay.Address(from), ipv4, mtu);
-            Assert.Equal(to, ipv4.Source.ToString());
-        }
-        else
-        {
-            Assert.True(Ipv6View.TryParse(offending, out Ipv6View ipv6));
-            length = IcmpMessage.WritePacketTooBig(expected, Overlay.Address(from), ipv6, mtu);
-            Assert.Equal(to, ipv6.Source.ToString());
-        }
-
+        var expected = new byte[IcmpMessage.MaxErrorIpv6];
+        Assert.True(QuotedPacket.TryParse(offending, out QuotedPacket packet));
+        Assert.Equal(to, packet.Source.ToString());
+        int length = IcmpMessage.WriteTooBig(expected, Overlay.Address(from), packet, mtu);
         Assert.Equal(expected[..length], answer);
     }
 

@@ -75,7 +75,7 @@ public sealed class IcmpFuzzTests
         {
             var host = new FakeHostNetwork { Paths = to => new HostPath(FakeHostNetwork.Address(to.IsIpv4 ? "192.168.40.11" : "fd00:40::11"), 2, 1500) };
             ControlFixture fixture = await ControlFixture.StartAsync(Yaml, host);
-            await ControlFixture.EventuallyAsync(() => fixture.Network.Monitor.HealthOf("vm2") is not null);
+            await ControlFixture.EventuallyAsync(() => fixture.HealthOf("vm2") is not null);
             return new Subject(fixture);
         }
 

@@ -49,8 +49,13 @@ internal static class ParserCheck
             return "an IPv4 view contradicts its bytes";
         }
 
-        var error = new byte[IcmpMessage.MaxFragmentationNeeded];
-        int length = IcmpMessage.WriteFragmentationNeeded(error, Overlay.Address("10.0.201.1"), view, 1400);
+        if (!QuotedPacket.TryParse(view.Packet, out QuotedPacket offending))
+        {
+            return "a packet is none when it is quoted";
+        }
+
+        var error = new byte[IcmpMessage.MaxErrorIpv4];
+        int length = IcmpMessage.WriteTooBig(error, Overlay.Address("10.0.201.1"), offending, 1400);
         if (!Ipv4View.TryParse(error.AsSpan(0, length), out Ipv4View answer) || !answer.IsChecksumValid || Rfc1071.Sum(answer.Payload) != 0xffff ||
             !QuotedPacket.TryParse(answer.Payload[8..], out QuotedPacket quoted) || quoted.Source != view.Source)
         {
@@ -106,8 +111,13 @@ internal static class ParserCheck
             return "an IPv6 view contradicts its bytes";
         }
 
-        var error = new byte[IcmpMessage.MaxPacketTooBig];
-        int length = IcmpMessage.WritePacketTooBig(error, Overlay.Address("fd00:201::1"), view, 1400);
+        if (!QuotedPacket.TryParse(view.Packet, out QuotedPacket offending))
+        {
+            return "a packet is none when it is quoted";
+        }
+
+        var error = new byte[IcmpMessage.MaxErrorIpv6];
+        int length = IcmpMessage.WriteTooBig(error, Overlay.Address("fd00:201::1"), offending, 1400);
         if (!Ipv6View.TryParse(error.AsSpan(0, length), out Ipv6View answer) || !IcmpView.TryParse(answer.Payload, out IcmpView message) ||
             message.RestOfHeader != 1400 || !view.Packet.StartsWith(message.Body))
         {

@@ -48,9 +48,9 @@ public sealed class IcmpMessageTests
     [Fact]
     public void Fragmentation_needed_is_the_golden_one()
     {
-        Assert.True(Ipv4View.TryParse(GoldenPackets.Get("icmp-offending-4").Bytes, out Ipv4View offending));
+        Assert.True(QuotedPacket.TryParse(GoldenPackets.Get("icmp-offending-4").Bytes, out QuotedPacket offending));
         byte[] buffer = Dirty();
-        int length = IcmpMessage.WriteFragmentationNeeded(buffer, Overlay.Address("10.0.201.1"), offending, 1476);
+        int length = IcmpMessage.WriteTooBig(buffer, Overlay.Address("10.0.201.1"), offending, 1476);
         Assert.Equal(GoldenPackets.Get("icmp-fragmentation-needed").Bytes, buffer[..length]);
         Assert.All(buffer[length..], b => Assert.Equal(0xa5, b));
     }
@@ -58,9 +58,9 @@ public sealed class IcmpMessageTests
     [Fact]
     public void Packet_too_big_is_the_golden_one()
     {
-        Assert.True(Ipv6View.TryParse(GoldenPackets.Get("icmp-offending-6").Bytes, out Ipv6View offending));
+        Assert.True(QuotedPacket.TryParse(GoldenPackets.Get("icmp-offending-6").Bytes, out QuotedPacket offending));
         byte[] buffer = Dirty();
-        int length = IcmpMessage.WritePacketTooBig(buffer, Overlay.Address("fd00:201::1"), offending, 1456);
+        int length = IcmpMessage.WriteTooBig(buffer, Overlay.Address("fd00:201::1"), offending, 1456);
         Assert.Equal(GoldenPackets.Get("icmp-packet-too-big").Bytes, buffer[..length]);
         Assert.All(buffer[length..], b => Assert.Equal(0xa5, b));
     }
@@ -78,14 +78,14 @@ public sealed class IcmpMessageTests
     {
         byte[] buffer = Dirty();
         byte[] packet = Packets.UdpPacket("172.17.52.2", "172.17.51.2", Packets.Payload(payloadLength));
-        Assert.True(Ipv4View.TryParse(packet, out Ipv4View offending4));
-        int length = IcmpMessage.WriteFragmentationNeeded(buffer, Overlay.Address("10.0.201.1"), offending4, 576);
+        Assert.True(QuotedPacket.TryParse(packet, out QuotedPacket offending4));
+        int length = IcmpMessage.WriteTooBig(buffer, Overlay.Address("10.0.201.1"), offending4, 576);
         Assert.Equal(Math.Min(packet.Length + 28, 576), length);
         AssertError(buffer, length, isIpv4: true, packet, "172.17.52.2", type: 3, code: 4, mtu: 576);
 
         packet = Packets.UdpPacket("fd00:52::2", "fd00:51::2", Packets.Payload(payloadLength));
-        Assert.True(Ipv6View.TryParse(packet, out Ipv6View offending6));
-        length = IcmpMessage.WritePacketTooBig(buffer, Overlay.Address("fd00:201::1"), offending6, 1280);
+        Assert.True(QuotedPacket.TryParse(packet, out QuotedPacket offending6));
+        length = IcmpMessage.WriteTooBig(buffer, Overlay.Address("fd00:201::1"), offending6, 1280);
         Assert.Equal(Math.Min(packet.Length + 48, 1280), length);
         AssertError(buffer, length, isIpv4: false, packet, "fd00:52::2", type: 2, code: 0, mtu: 1280);
     }
@@ -96,13 +96,13 @@ public sealed class IcmpMessageTests
     {
         byte[] buffer = Dirty();
         byte[] packet = Packets.UdpPacket("172.17.52.2", "172.17.51.2", []);
-        Assert.True(Ipv4View.TryParse(packet, out Ipv4View offending4));
-        int length = IcmpMessage.WriteFragmentationNeeded(buffer, Overlay.Address("10.0.201.1"), offending4, 70_000);
+        Assert.True(QuotedPacket.TryParse(packet, out QuotedPacket offending4));
+        int length = IcmpMessage.WriteTooBig(buffer, Overlay.Address("10.0.201.1"), offending4, 70_000);
         AssertError(buffer, length, isIpv4: true, packet, "172.17.52.2", type: 3, code: 4, mtu: 65_535);
 
         packet = Packets.UdpPacket("fd00:52::2", "fd00:51::2", []);
-        Assert.True(Ipv6View.TryParse(packet, out Ipv6View offending6));
-        length = IcmpMessage.WritePacketTooBig(buffer, Overlay.Address("fd00:201::1"), offending6, 70_000);
+        Assert.True(QuotedPacket.TryParse(packet, out QuotedPacket offending6));
+        length = IcmpMessage.WriteTooBig(buffer, Overlay.Address("fd00:201::1"), offending6, 70_000);
         AssertError(buffer, length, isIpv4: false, packet, "fd00:52::2", type: 2, code: 0, mtu: 70_000);
     }
 

@@ -46,9 +46,6 @@ internal static class ConfigValues
     /// <summary>The smallest MTU of a link that carries IPv6 (RFC 8200 section 5).</summary>
     public const int MinIpv6Mtu = Ipv6Header.MinMtu;
 
-    /// <summary>The smallest floor for path MTUs: an IPv4 fragment of the largest header and eight bytes (RFC 791 section 3.2).</summary>
-    public const int LeastPathMtuFloor = 68;
-
     private const int MaxDnsName = 253;
     private const int MaxDnsLabel = 63;
 
@@ -262,7 +259,7 @@ internal static class ConfigValues
         if (text == UnderlayPathWords.Auto)
             return (UnderlayPath?)null;
 
-        Parsed<int> word = Word(text, UnderlayPathWords.All, "a way for packets", [UnderlayPathWords.Auto, .. UnderlayPathWords.All]);
+        Parsed<UnderlayPath> word = Word<UnderlayPath>(text, UnderlayPathWords.All, "a way for packets", UnderlayPathWords.Auto);
         return word.Fault is null ? (UnderlayPath?)word.Value : word.Fault;
     }
 
@@ -310,21 +307,13 @@ internal static class ConfigValues
     }
 
     /// <summary>The word of what becomes of routes to a peer that is down.</summary>
-    public static Parsed<OnDown> OnDown(string text)
-    {
-        Parsed<int> word = Word(text, ReactionWords.OnDown, "what to do about a peer that is down", ReactionWords.OnDown);
-        return word.Fault is null ? (OnDown)word.Value : word.Fault;
-    }
+    public static Parsed<OnDown> OnDown(string text) => Word<OnDown>(text, ReactionWords.OnDown, "what to do about a peer that is down");
 
     /// <summary>The word of what to do about a closed port.</summary>
-    public static Parsed<OnRefused> OnRefused(string text)
-    {
-        Parsed<int> word = Word(text, ReactionWords.OnRefused, "what to do about a closed port", ReactionWords.OnRefused);
-        return word.Fault is null ? (OnRefused)word.Value : word.Fault;
-    }
+    public static Parsed<OnRefused> OnRefused(string text) => Word<OnRefused>(text, ReactionWords.OnRefused, "what to do about a closed port");
 
     /// <summary>The smallest inner packet that path MTU discovery may end at.</summary>
-    public static Parsed<int> PathMtuFloor(string text) => Number(text, LeastPathMtuFloor, ushort.MaxValue, "a floor for path MTUs");
+    public static Parsed<int> PathMtuFloor(string text) => Number(text, Ipv4Header.MinMtu, ushort.MaxValue, "a floor for path MTUs");
 
     /// <summary>An outer DSCP: null for "copy".</summary>
     public static Parsed<byte?> Dscp(string text) => ByteOr(text, OuterHeaderWords.Copy, 0, 63, "a DSCP");
@@ -333,18 +322,15 @@ internal static class ConfigValues
     public static Parsed<byte?> TimeToLive(string text) => ByteOr(text, OuterHeaderWords.Inherit, 1, byte.MaxValue, "a TTL");
 
     /// <summary>The word of a way to make the outer ECN field.</summary>
-    public static Parsed<EcnMode> Ecn(string text)
-    {
-        Parsed<int> word = Word(text, OuterHeaderWords.EcnModes, "an ECN mode", OuterHeaderWords.EcnModes);
-        return word.Fault is null ? (EcnMode)word.Value : word.Fault;
-    }
+    public static Parsed<EcnMode> Ecn(string text) => Word<EcnMode>(text, OuterHeaderWords.EcnModes, "an ECN mode");
 
     /// <summary>An encapsulation's word, whether or not this version carries it.</summary>
-    public static Parsed<Encapsulation> Encapsulation(string text) => Encapsulation(text, EncapsulationWords.All, "an encapsulation");
+    public static Parsed<Encapsulation> Encapsulation(string text) =>
+        Word<Encapsulation>(text, EncapsulationWords.All, "an encapsulation");
 
     /// <summary>The word of an encapsulation that can be received.</summary>
     public static Parsed<Encapsulation> ReceivedEncapsulation(string text) =>
-        Encapsulation(text, EncapsulationWords.Receivable, "an encapsulation that is received");
+        Word<Encapsulation>(text, EncapsulationWords.Receivable, "an encapsulation that is received");
 
     /// <summary>What kind of special address this is, as "a loopback address"; null for a usable unicast one.</summary>
     private static string? SpecialName(InetAddress address)
@@ -380,21 +366,17 @@ internal static class ConfigValues
 
     private static int LongestPrefix(InetAddress address) => new IpPrefix(address, 0).MaxLength;
 
-    private static Parsed<Encapsulation> Encapsulation(string text, IReadOnlyList<string> words, string what)
-    {
-        Parsed<int> word = Word(text, words, what, words);
-        return word.Fault is null ? (Encapsulation)word.Value : word.Fault;
-    }
-
-    // The index of the text among the words.
-    private static Parsed<int> Word(string text, IReadOnlyList<string> words, string what, IReadOnlyList<string> all)
+    // The value whose word the text is; the words are in the order of the values.
+    private static Parsed<T> Word<T>(string text, IReadOnlyList<string> words, string what, params string[] others)
+        where T : struct, Enum
     {
         for (int i = 0; i < words.Count; i++)
         {
             if (words[i] == text)
-                return i;
+                return Enum.GetValues<T>()[i];
         }
 
+        string[] all = [.. others, .. words];
         string allowed = $"allowed: {string.Join(", ", all)}";
         string? closest = ConfigText.Closest(text, all);
         return new Fault($"{ConfigText.Quote(text)} is not {what}", closest is null ? allowed : $"did you mean {closest}? {allowed}");

@@ -84,4 +84,7 @@ internal sealed record PeerConfig
 
     /// <summary>Where each setting stands, by its path below the peer ("subnets[0]"; "" is the peer itself).</summary>
     public SourcePositions Source { get; init; } = SourcePositions.None;
+
+    /// <summary>Whether the length of packets to an endpoint follows the path's MTU. Over IPv6 always: nobody but the sender fragments.</summary>
+    public bool FollowsPathMtuTo(InetAddress endpoint) => Outer.DiscoversPathMtu || endpoint.IsIpv6;
 }

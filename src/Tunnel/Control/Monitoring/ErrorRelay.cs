@@ -19,10 +19,6 @@ internal sealed partial class ErrorRelay : IAsyncDisposable
     // RFC 792's least that is quoted beyond the IP header, and what a relayed error must quote of the inner packet.
     private const int LeastQuoted = 8;
 
-    // The least MTUs that the standards know (RFC 791 section 3.2, RFC 8200 section 5).
-    private const int Ipv4Least = 68;
-    private const int Ipv6Least = 1280;
-
     // RFC 1191 section 7.1.
     private static readonly int[] UsualMtus = [32_000, 17_914, 8_166, 4_352, 2_002, 1_492, 1_006, 508, 296];
 
@@ -33,10 +29,9 @@ internal sealed partial class ErrorRelay : IAsyncDisposable
     private readonly TimeProvider _time;
     private readonly ILogger _log;
     private readonly CancellationTokenSource _stop = new();
-    private readonly byte[] _message = new byte[IcmpMessage.MaxPacketTooBig];
+    private readonly byte[] _message = new byte[IcmpMessage.MaxErrorIpv6];
     private Task _hearing = Task.CompletedTask;
-    private long _second;
-    private int _relayed;
+    private RateLimit _limit = new(MostPerSecond, 1000);
 
     /// <summary>Prepares; <see cref="Start"/> starts.</summary>
     /// <param name="errors">Where errors come from.</param>
@@ -173,7 +168,7 @@ internal sealed partial class ErrorRelay : IAsyncDisposable
         if (mtu == 0)
         {
             int length = outer.TotalLength;
-            mtu = UsualMtus.FirstOrDefault(usual => usual < length, Ipv4Least);
+            mtu = UsualMtus.FirstOrDefault(usual => usual < length, Ipv4Header.MinMtu);
         }
 
         return mtu;
@@ -183,56 +178,28 @@ internal sealed partial class ErrorRelay : IAsyncDisposable
     {
         bool isIp = gre.ProtocolType is EtherType.Ipv4 or EtherType.Ipv6;
         if (meaning == Meaning.PortUnreachable || !isIp || !QuotedPacket.TryParse(gre.Payload, out QuotedPacket inner) ||
-            inner.IsIpv4 != (gre.ProtocolType == EtherType.Ipv4) || inner.IsLaterFragment || inner.Payload.Length < LeastQuoted || IsError(inner))
+            inner.IsIpv4 != (gre.ProtocolType == EtherType.Ipv4) || inner.Payload.Length < LeastQuoted || !inner.MayCauseError)
         {
             return;
         }
 
         // Only who may send by the tunnel gets anything by it.
-        InetAddress own = inner.IsIpv4 ? routing.Ipv4Address : routing.Ipv6Address;
-        InetAddress source = !own.IsNone ? own : peer.Settings.Local.IsIpv4 == inner.IsIpv4 ? peer.Settings.Local : InetAddress.None;
+        InetAddress source = routing.ErrorSource(peer, inner.IsIpv4);
         bool isToPeer = ReferenceEquals(routing.Routes.Lookup(inner.Destination), peer);
-        if (source.IsNone || !isToPeer || !MayRelay())
+        if (source.IsNone || !isToPeer || !_limit.TryTake((long)_time.GetElapsedTime(0).TotalMilliseconds))
         {
             return;
         }
 
-        int fits = MtuOf(error, outer) - peer.Settings.Overhead;
-        int length;
-        if (inner.IsIpv4)
-        {
-            byte code = meaning == Meaning.TooBig ? IcmpMessage.FragmentationNeeded : meaning == Meaning.NetworkUnreachable ? (byte)0 : (byte)1;
-            uint parameter = meaning == Meaning.TooBig ? (uint)Math.Clamp(fits, Ipv4Least, ushort.MaxValue) : 0;
-            length = IcmpMessage.WriteErrorIpv4(_message, source, inner.Source, IcmpMessage.DestinationUnreachable, code, parameter, inner.Packet);
-        }
-        else if (meaning == Meaning.TooBig)
-        {
-            length = IcmpMessage.WriteErrorIpv6(
-                _message, source, inner.Source, IcmpMessage.PacketTooBig, code: 0, (uint)Math.Max(fits, Ipv6Least), inner.Packet);
-        }
-        else
-        {
-            byte code = meaning == Meaning.NetworkUnreachable ? (byte)0 : (byte)3;
-            length = IcmpMessage.WriteErrorIpv6(
-                _message, source, inner.Source, IcmpMessage.DestinationUnreachableIpv6, code, 0, inner.Packet);
-        }
-
+        bool isNetwork = meaning == Meaning.NetworkUnreachable;
+        int length = meaning == Meaning.TooBig
+            ? IcmpMessage.WriteTooBig(_message, source, inner, MtuOf(error, outer) - peer.Settings.Overhead)
+            : inner.IsIpv4
+            ? IcmpMessage.WriteErrorIpv4(
+                _message, source, inner.Source, IcmpMessage.DestinationUnreachable, code: isNetwork ? (byte)0 : (byte)1, parameter: 0, inner.Packet)
+            : IcmpMessage.WriteErrorIpv6(
+                _message, source, inner.Source, IcmpMessage.DestinationUnreachableIpv6, code: isNetwork ? (byte)0 : (byte)3, parameter: 0, inner.Packet);
         _tun.Inject(_message.AsSpan(0, length));
-    }
-
-    private static bool IsError(in QuotedPacket inner) => inner.IsIpv4
-        ? inner.Protocol == IpProtocol.Icmp && IcmpMessage.IsErrorIpv4(inner.Payload[0])
-        : inner.Protocol == IpProtocol.Icmpv6 && IcmpMessage.IsErrorIpv6(inner.Payload[0]);
-
-    private bool MayRelay()
-    {
-        long second = _time.GetUtcNow().ToUnixTimeSeconds();
-        if (second != _second)
-        {
-            (_second, _relayed) = (second, 0);
-        }
-
-        return _relayed++ < MostPerSecond;
     }
 
     private async Task HearAsync()

@@ -29,7 +29,7 @@ internal sealed partial class NetworkMonitor : IAsyncDisposable
     private readonly TimeProvider _time;
     private readonly ILogger _log;
     private readonly Lock _lock = new();
-    private readonly Dictionary<string, Watched> _peers = new(StringComparer.Ordinal);
+    private readonly Dictionary<UnderlayTarget, Watched> _peers = [];
     private readonly Dictionary<InetAddress, long> _strangers = [];
     private readonly CancellationTokenSource _stop = new();
     private NetworkState? _known;
@@ -66,11 +66,11 @@ internal sealed partial class NetworkMonitor : IAsyncDisposable
     public void Start() => _turning = TurnAsync();
 
     /// <summary>What is known of a peer; null where it is not watched (yet).</summary>
-    public PeerHealth? HealthOf(string peer)
+    public PeerHealth? HealthOf(Peer peer)
     {
         lock (_lock)
         {
-            return _peers.GetValueOrDefault(peer)?.Monitor.Health(Now);
+            return _peers.GetValueOrDefault(peer.Target)?.Monitor.Health(Now);
         }
     }
 
@@ -81,7 +81,7 @@ internal sealed partial class NetworkMonitor : IAsyncDisposable
     {
         lock (_lock)
         {
-            if (Find(target) is not Watched watched)
+            if (!_peers.TryGetValue(target, out Watched? watched))
             {
                 return;
             }
@@ -102,7 +102,7 @@ internal sealed partial class NetworkMonitor : IAsyncDisposable
     {
         lock (_lock)
         {
-            Find(target)?.Monitor.HearUnreachable(complaint, Now);
+            _peers.GetValueOrDefault(target)?.Monitor.HearUnreachable(complaint, Now);
         }
     }
 
@@ -116,7 +116,7 @@ internal sealed partial class NetworkMonitor : IAsyncDisposable
     {
         lock (_lock)
         {
-            if (Find(target) is not Watched watched || target.UdpPort == 0 || target.Refuses)
+            if (!_peers.TryGetValue(target, out Watched? watched) || target.UdpPort == 0 || target.Refuses)
             {
                 return;
             }
@@ -208,8 +208,6 @@ internal sealed partial class NetworkMonitor : IAsyncDisposable
         }
     }
 
-    private Watched? Find(UnderlayTarget target) => _peers.Values.FirstOrDefault(watched => ReferenceEquals(watched.Entry.Peer.Target, target));
-
     // Who is watched, and with what settings.
     private void Follow(NetworkState state)
     {
@@ -220,14 +218,15 @@ internal sealed partial class NetworkMonitor : IAsyncDisposable
 
         bool isDecided = !ReferenceEquals(state.Config, _known?.Config);
         _known = state;
-        var gone = new HashSet<string>(_peers.Keys, StringComparer.Ordinal);
+        var gone = new HashSet<UnderlayTarget>(_peers.Keys);
         foreach (PeerEntry entry in state.Peers)
         {
-            gone.Remove(entry.Config.Name);
-            Watched? before = _peers.GetValueOrDefault(entry.Config.Name);
+            UnderlayTarget target = entry.Peer.Target;
+            gone.Remove(target);
+            Watched? before = _peers.GetValueOrDefault(target);
             if (before is null || !before.IsSame(entry, state.Config))
             {
-                _peers[entry.Config.Name] = Watch(entry, state.Config);
+                _peers[target] = Watch(entry, state.Config);
             }
             else
             {
@@ -237,12 +236,12 @@ internal sealed partial class NetworkMonitor : IAsyncDisposable
             }
 
             // Somebody has looked at the configuration.
-            entry.Peer.Target.Refuses &= !isDecided;
+            target.Refuses &= !isDecided;
         }
 
-        foreach (string name in gone)
+        foreach (UnderlayTarget target in gone)
         {
-            _peers.Remove(name);
+            _peers.Remove(target);
         }
     }
 
@@ -261,14 +260,14 @@ internal sealed partial class NetworkMonitor : IAsyncDisposable
             search.HearTooBig(entry.LearntMtu, now);
         }
 
-        string name = entry.Config.Name;
-        var monitor = new PeerMonitor(entry.Config.Keepalive, search, (ulong)Random.Shared.NextInt64(), now, (kind, token, length) => Ask(name, kind, token, length));
+        ulong firstToken = (ulong)Random.Shared.NextInt64();
+        var monitor = new PeerMonitor(entry.Config.Keepalive, search, firstToken, now, (kind, token, length) => Ask(target, kind, token, length));
         return new Watched(entry, monitor, config.Interface.PathMtuFloor);
     }
 
-    private void Ask(string name, ProbeKind kind, ulong token, int length)
+    private void Ask(UnderlayTarget target, ProbeKind kind, ulong token, int length)
     {
-        Peer peer = _peers[name].Entry.Peer;
+        Peer peer = _peers[target].Entry.Peer;
         int inner = length == 0 ? 0 : length - peer.Settings.Overhead;
         _hasAsked |= _probes.Requests.TryAdd(new ProbeRequest(peer, kind, token, inner));
     }
@@ -280,7 +279,7 @@ internal sealed partial class NetworkMonitor : IAsyncDisposable
             while (replies.TryTake(out ProbeReply reply))
             {
                 double roundTrip = (double)reply.RoundTrip / Stopwatch.Frequency * 1000;
-                Find(reply.Target)?.Monitor.HearAnswer(reply.Token, reply.Length, roundTrip, Now);
+                _peers.GetValueOrDefault(reply.Target)?.Monitor.HearAnswer(reply.Token, reply.Length, roundTrip, Now);
             }
         }
     }
@@ -421,14 +420,14 @@ internal sealed partial class NetworkMonitor : IAsyncDisposable
 
         public PeerEntry Entry { get; set; } = entry;
 
-        public PeerMonitor Monitor => monitor;
+        public PeerMonitor Monitor { get; } = monitor;
 
         public long RefusedAt { get; set; }
 
         // Whether what was found out still holds.
         public bool IsSame(PeerEntry now, NetworkConfig config) =>
-            ReferenceEquals(now.Peer.Target, Entry.Peer.Target) && now.Config.Keepalive == Entry.Config.Keepalive &&
-            now.FollowsPathMtu == Entry.FollowsPathMtu && now.Peer.Settings.Local == Entry.Peer.Settings.Local && now.Peer.IsReady == Entry.Peer.IsReady && config.Interface.PathMtuFloor == floor;
+            now.Config.Keepalive == Entry.Config.Keepalive && now.FollowsPathMtu == Entry.FollowsPathMtu && config.Interface.PathMtuFloor == floor &&
+            now.Peer.Settings.Local == Entry.Peer.Settings.Local && now.Peer.IsReady == Entry.Peer.IsReady;
 
         // What the kernel has learnt counts when it learns it; it forgets later than we do.
         public void FollowKernel(int learntMtu, long now)
@@ -438,22 +437,9 @@ internal sealed partial class NetworkMonitor : IAsyncDisposable
                 _learntMtu = learntMtu;
                 if (learntMtu > 0)
                 {
-                    monitor.Path?.HearTooBig(learntMtu, now);
+                    Monitor.Path?.HearTooBig(learntMtu, now);
                 }
             }
         }
     }
-}
-
-/// <summary>The words of <see cref="PeerState"/>.</summary>
-internal static class PeerStateWords
-{
-    /// <summary>The state's word, as the control API has it.</summary>
-    public static string ToWord(this PeerState state) => state switch
-    {
-        PeerState.Up => "up",
-        PeerState.Degraded => "degraded",
-        PeerState.Down => "down",
-        _ => "unknown",
-    };
 }

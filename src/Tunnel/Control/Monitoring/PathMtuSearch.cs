@@ -4,8 +4,9 @@ namespace Tunnel.Control.Monitoring;
 /// Finds the path MTU to a peer whose daemon answers, after the idea of RFC 8899: probes of chosen lengths, whose answers are small. It needs no
 /// ICMP and believes it only downwards. Begins with the link's MTU; looks whether packets of the length in force still arrive while large ones
 /// flow; where they don't, asks with several lengths at once and narrows down to the longest that is answered; and tries longer ones now and
-/// then. A length comes into force only when it is found exactly: senders remember for minutes what they have been told, however short it held. Lengths are those of whole outer packets in bytes, times milliseconds of any clock that only goes forward.
-/// Not thread-safe; does nothing by itself.
+/// then. A length comes into force only when it is found exactly: senders remember for minutes what they have been told, however short it held.
+/// Lengths are those of whole outer packets in bytes, times milliseconds of any clock that only goes forward. Not thread-safe; does nothing by
+/// itself.
 /// </summary>
 internal sealed class PathMtuSearch
 {
@@ -33,16 +34,17 @@ internal sealed class PathMtuSearch
     private const int Repeats = 3;
 
     private readonly int _floor;
-    private readonly List<int> _asked = new(Rungs + Repeats);
-    private Round _round;
     private int _ceiling;
 
-    // In a round: what is known to pass, what is known, or taken, not to, and the longest answered.
+    // The round: what was asked, until when answers count, and the longest answered.
+    private readonly List<int> _asked = new(Rungs + Repeats);
+    private Round _round;
+    private long _deadline;
+    private int _answered;
+
+    // Over the rounds of a search: what is known to pass, and what is known, or taken, not to.
     private int _passes;
     private int _fails;
-    private int _answered;
-    private long _deadline;
-
     private int _voidRounds;
 
     private long _verifiedAt = long.MinValue / 2;
@@ -143,7 +145,8 @@ internal sealed class PathMtuSearch
             Conclude(now);
             if (_round != Round.None)
             {
-                AskRungs(send, now + patience);
+                AskRungs();
+                Send(send, now + patience);
             }
 
             return;
@@ -156,7 +159,10 @@ internal sealed class PathMtuSearch
 
         if (now >= _verifyAt)
         {
-            Begin(Round.Verify, [Current], send, now + patience);
+            _round = Round.Verify;
+            _asked.Clear();
+            _asked.Add(Current);
+            Send(send, now + patience);
         }
         else if (Current < _ceiling && now >= _growAt && IsConfirmed)
         {
@@ -164,7 +170,8 @@ internal sealed class PathMtuSearch
             _growPause = Math.Min(_growPause * 2, LongestGrowPause);
             _growAt = now + _growPause;
             _round = Round.Narrow;
-            AskRungs(send, now + patience);
+            AskRungs();
+            Send(send, now + patience);
         }
     }
 
@@ -222,39 +229,35 @@ internal sealed class PathMtuSearch
         }
     }
 
-    private void AskRungs(Action<int> send, long deadline)
+    // Lengths spread over what is not known yet, the longest first; and once more what will be answered if anything is.
+    private void AskRungs()
     {
         int top = _fails - 1;
         int bottom = _passes + 1;
-        var lengths = new List<int>(Rungs + Repeats);
+        _asked.Clear();
         for (int i = 0; i < Rungs; i++)
         {
             int length = top - (int)((long)(top - bottom) * i / (Rungs - 1));
-            if (!lengths.Contains(length))
+            if (!_asked.Contains(length))
             {
-                lengths.Add(length);
+                _asked.Add(length);
             }
         }
 
         if (_round == Round.Recover)
         {
-            lengths.AddRange(Enumerable.Repeat(Current, Repeats - 1));
+            _asked.AddRange(Enumerable.Repeat(Current, Repeats - 1));
         }
         else
         {
-            lengths.Add(_passes);
+            _asked.Add(_passes);
         }
-
-        Begin(_round, lengths, send, deadline);
     }
 
-    private void Begin(Round round, List<int> lengths, Action<int> send, long deadline)
+    private void Send(Action<int> send, long deadline)
     {
-        _round = round;
         _answered = 0;
         _deadline = deadline;
-        _asked.Clear();
-        _asked.AddRange(lengths);
-        lengths.ForEach(send);
+        _asked.ForEach(send);
     }
 }

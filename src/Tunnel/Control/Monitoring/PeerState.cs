@@ -16,6 +16,19 @@ internal enum PeerState
     Down,
 }
 
+/// <summary>The words of <see cref="PeerState"/>.</summary>
+internal static class PeerStateWords
+{
+    /// <summary>The state's word, as the control API has it.</summary>
+    public static string ToWord(this PeerState state) => state switch
+    {
+        PeerState.Up => "up",
+        PeerState.Degraded => "degraded",
+        PeerState.Down => "down",
+        _ => "unknown",
+    };
+}
+
 /// <summary>What is known of a peer at one moment.</summary>
 /// <param name="State">Whether it is there.</param>
 /// <param name="SinceSeconds">For how long it has been so.</param>

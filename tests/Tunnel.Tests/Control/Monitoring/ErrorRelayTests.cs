@@ -157,12 +157,14 @@ public sealed class ErrorRelayTests
     }
 
     [Fact]
-    public async Task No_error_is_sent_because_of_an_error_nor_for_a_later_fragment()
+    public async Task No_error_is_sent_because_of_an_error_nor_of_a_later_fragment_nor_to_many()
     {
         await using ControlFixture fixture = await StartAsync();
         byte[] error = Packets.IcmpPacket("172.17.51.2", "172.17.52.2", 3, 1, new byte[40]);
         byte[] fragment = Packets.Ipv4("172.17.51.2", "172.17.52.2", IpProtocol.Udp, new byte[64], df: false, fragmentOffset: 64);
-        foreach (byte[] inner in new[] { error, fragment })
+        byte[] fromNobody = Packets.UdpPacket("0.0.0.0", "172.17.52.2", Packets.Payload(100));
+        byte[] fromMany = Packets.UdpPacket("224.0.0.1", "172.17.52.2", Packets.Payload(100));
+        foreach (byte[] inner in new[] { error, fragment, fromNobody, fromMany })
         {
             Handle(fixture, TooBig(1000, Sent("192.168.40.12", inner, key: 7)));
         }
@@ -204,7 +206,7 @@ public sealed class ErrorRelayTests
     {
         await using ControlFixture fixture = await StartAsync();
         Peer peer = fixture.Routing.Current.Peers.Single(one => one.Settings.Name == name);
-        await ControlFixture.EventuallyAsync(() => fixture.Network.Monitor.HealthOf(name) is not null);
+        await ControlFixture.EventuallyAsync(() => fixture.HealthOf(name) is not null);
         byte[] datagram = [0xc0, 0x00, 0x12, 0x92, 0, 0, 0, 0, .. Packets.GrePacket(Inner4)];
         byte[] sent = Packets.Ipv4("192.168.40.11", endpoint, IpProtocol.Udp, datagram);
 
@@ -250,7 +252,7 @@ public sealed class ErrorRelayTests
             Paths = to => new HostPath(FakeHostNetwork.Address(to.IsIpv4 ? "192.168.40.11" : "fd00:40::11"), 2, 1500),
         };
         ControlFixture fixture = await ControlFixture.StartAsync(Yaml, host);
-        await ControlFixture.EventuallyAsync(() => fixture.Network.Monitor.HealthOf("vm2") is not null);
+        await ControlFixture.EventuallyAsync(() => fixture.HealthOf("vm2") is not null);
         return fixture;
     }
 
