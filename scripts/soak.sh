@@ -100,8 +100,18 @@ check() {
   fi
 }
 
-# api HOST PATH: what its daemon answers.
-api() { curl -sf --max-time 10 --unix-socket "$netlab_dir/vm$1/run/tun0.sock" "http://tunnel/v1/$2"; }
+# api HOST PATH CURL-OPTION...   what its daemon answers.
+api() { curl -sf --max-time 10 --unix-socket "$netlab_dir/vm$1/run/tun0.sock" "http://tunnel/v1/$2" "${@:3}"; }
+
+# What a daemon does now and then, done often: after some 30 times the compiler compiles it anew, which takes some megabytes, once. It is not to happen
+# in the middle of the load, where it would look like growth.
+exercise() {
+  local path
+  for _ in {1..60}; do
+    for path in network peers drops routes; do api "$1" "$path" >/dev/null; done
+    api "$1" reload -X POST >/dev/null
+  done
+}
 
 # start_daemons ENCAPSULATION: sets daemon[HOST], the process ids, and watcher[HOST].
 start_daemons() {
@@ -130,6 +140,7 @@ start_daemons() {
     netlab_await 15 netlab_in "vm$n" ping -n -c 1 -W 1 "$(overlay4 $((3 - n)))" || die "vm$((3 - n)) does not answer through the tunnel"
     netlab_await 15 netlab_in "vm$n" ping -n -c 1 -W 1 "$(overlay6 $((3 - n)))" || die "vm$((3 - n)) does not answer through the tunnel over IPv6"
   done
+  for n in 1 2; do exercise "$n" || die "vm$n's daemon does not answer"; done
 }
 
 # Where a load goes: a server listens there before its client starts.
