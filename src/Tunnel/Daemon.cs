@@ -1,3 +1,4 @@
+using System.Net;
 using System.Net.Sockets;
 using System.Runtime.InteropServices;
 using System.Text;
@@ -88,7 +89,7 @@ internal static partial class Daemon
             claims,
             threads.Routing,
             threads.NetworkCounters,
-            () => threads.Underlay.ReceiveQueueDrops,
+            threads.Underlay,
             threads.Underlay,
             threads.Underlay,
             () => paths.Reasons,
@@ -112,7 +113,8 @@ internal static partial class Daemon
         relay.Start();
 
         threads.Start();
-        await using ControlApi api = await ControlApi.StartAsync(socketPath, network, events, log);
+        var health = new HealthCheck(threads.Heartbeats, TimeProvider.System);
+        await using ControlApi api = await StartApiAsync(socketPath, config.Control.Metrics, network, threads.Underlay, health, events, log);
         if (UnixFiles.SetSocketAccess(socketPath) is string problem)
         {
             LogProblem(log, problem);
@@ -122,9 +124,57 @@ internal static partial class Daemon
         notify.Ready($"network {config.Name}, {config.Peers.Count} peers");
         LogReady(log, config.Name, device.Index, config.Peers.Count);
 
+        using var stopping = new CancellationTokenSource();
+        Task watchdog = ServeWatchdogAsync(notify, health, log, stopping.Token);
         await await Task.WhenAny(signals.Stopped, threads.Ended);
         notify.Stopping();
+        await stopping.CancelAsync();
+        await watchdog;
         LogStopping(log, config.Name);
+    }
+
+    private static async Task<ControlApi> StartApiAsync(
+        string socketPath, IPEndPoint? metrics, NetworkController network, IUnderlayQueues queues, HealthCheck health, EventStream events, ILogger log)
+    {
+        try
+        {
+            return await ControlApi.StartAsync(socketPath, metrics, network, queues, health, events, log);
+        }
+        catch (Exception refused) when (metrics is not null && refused is IOException or SocketException)
+        {
+            throw new StartException($"cannot listen at {metrics} for metrics: {refused.Message}; choose another address in control.metrics");
+        }
+    }
+
+    // The manager restarts a process whose packet threads hang. It hears of it twice in the time that it allows.
+    private static async Task ServeWatchdogAsync(SdNotify notify, HealthCheck health, ILogger log, CancellationToken cancellationToken)
+    {
+        if (notify.WatchdogTime is not TimeSpan allowed)
+        {
+            return;
+        }
+
+        using var timer = new PeriodicTimer(allowed / 2);
+        try
+        {
+            do
+            {
+                IReadOnlyList<string> problems = await health.CheckAsync(cancellationToken);
+                if (problems.Count == 0)
+                {
+                    notify.Watchdog();
+                }
+                else
+                {
+                    LogUnhealthy(log, string.Join(", ", problems));
+                }
+            }
+            while (await timer.WaitForNextTickAsync(cancellationToken));
+        }
+        catch (OperationCanceledException)
+        {
+            // The network stops.
+        }
     }
 
     // A socket file that nobody answers is left from a process that was killed. The network's lock, held by now, keeps others of
@@ -200,6 +250,9 @@ internal static partial class Daemon
 
     [LoggerMessage(Level = LogLevel.Warning, Message = "{Problem}")]
     private static partial void LogProblem(ILogger log, string problem);
+
+    [LoggerMessage(Level = LogLevel.Error, Message = "not healthy: {Problems}")]
+    private static partial void LogUnhealthy(ILogger log, string problems);
 
     /// <summary>The network can't be served; the message is one line with the cure.</summary>
     private sealed class StartException(string message) : Exception(message);

@@ -73,6 +73,9 @@ internal sealed class PacketThreads : IDisposable
     /// <summary>Hands single packets to the kernel as the TUN device would.</summary>
     public ITunInjector Injector => _queues[0];
 
+    /// <summary>Whether the workers still go round.</summary>
+    public IReadOnlyList<IHeartbeat> Heartbeats => _workers;
+
     /// <summary>Which offloads are in use.</summary>
     public OffloadState Offloads { get; }
 

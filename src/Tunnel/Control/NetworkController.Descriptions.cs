@@ -27,7 +27,7 @@ internal sealed partial class NetworkController
         IReadOnlyList<IpPrefix> addresses = link is null ? [] : _parts.Host.GetAddresses(link.Index);
         var sent = new TrafficCount(state.Peers.Sum(p => p.Sum(c => c.SentPackets)), state.Peers.Sum(p => p.Sum(c => c.SentBytes)));
         var received = new TrafficCount(state.Peers.Sum(p => p.Sum(c => c.ReceivedPackets)), state.Peers.Sum(p => p.Sum(c => c.ReceivedBytes)));
-        long drops = state.Peers.Sum(p => p.Sum(c => c.TotalDrops)) + _parts.NetworkCounters.Sum(c => c.TotalDrops) + _parts.ReceiveQueueDrops();
+        long drops = state.Peers.Sum(p => p.Sum(c => c.TotalDrops)) + _parts.NetworkCounters.Sum(c => c.TotalDrops) + _parts.Queues.ReceiveQueueDrops;
         return new NetworkModel(
             state.Config.Name,
             Version,
@@ -94,7 +94,7 @@ internal sealed partial class NetworkController
         for (int i = 0; i < ReasonNames.Length; i++)
         {
             var reason = (DropReason)i;
-            long kernel = reason == DropReason.ReceiveQueueFull ? _parts.ReceiveQueueDrops() : 0;
+            long kernel = reason == DropReason.ReceiveQueueFull ? _parts.Queues.ReceiveQueueDrops : 0;
             network[ReasonNames[i]] = kernel + _parts.NetworkCounters.Sum(c => c.Drops(reason));
         }
 

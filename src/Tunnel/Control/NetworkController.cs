@@ -201,6 +201,7 @@ internal sealed partial class NetworkController : IAsyncDisposable
             ("underlay.local", current.Underlay.Local, wanted.Underlay.Local, Bound),
             ("underlay.udp-port", current.Underlay.UdpPort, wanted.Underlay.UdpPort, Bound),
             ("underlay.source-port", current.Underlay.SourcePort, wanted.Underlay.SourcePort, Bound),
+            ("control.metrics", current.Control.Metrics, wanted.Control.Metrics, "it is listened there"),
             ("datapath.workers", current.Datapath.Workers, wanted.Datapath.Workers, Made),
             ("datapath.pin", current.Datapath.Pin, wanted.Datapath.Pin, Made),
             ("datapath.busy-poll", current.Datapath.BusyPollMicroseconds, wanted.Datapath.BusyPollMicroseconds, Made),

@@ -12,7 +12,7 @@ namespace Tunnel.Control;
 /// <param name="Claims">What keeps senders and ports unique among the networks of this host.</param>
 /// <param name="Routing">Where the packet threads find their snapshot.</param>
 /// <param name="NetworkCounters">What the workers count for no peer, one each; so there are as many workers.</param>
-/// <param name="ReceiveQueueDrops">What the kernel dropped before the workers saw it.</param>
+/// <param name="Queues">What waits between the kernel and the workers, and what was dropped there.</param>
 /// <param name="Reception">What is told which encapsulations to receive.</param>
 /// <param name="Paths">Which ways the underlays use.</param>
 /// <param name="PathReasons">Why a way is not the one that would be best, or not the one that is configured, for people; empty where it is.</param>
@@ -31,7 +31,7 @@ internal sealed record NetworkParts(
     IEndpointClaims Claims,
     RoutingHolder Routing,
     PeerCounters[] NetworkCounters,
-    Func<long> ReceiveQueueDrops,
+    IUnderlayQueues Queues,
     IUnderlayReception Reception,
     IUnderlayPaths Paths,
     Func<IReadOnlyList<string>> PathReasons,

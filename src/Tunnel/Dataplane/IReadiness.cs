@@ -23,6 +23,9 @@ public interface IReadiness : IDisposable
     /// <summary>Blocks until something is readable or the wait was stopped. Called by the worker's thread only.</summary>
     Ready Wait();
 
+    /// <summary>Makes the present <see cref="Wait"/> return. May be called from any thread.</summary>
+    void Wake();
+
     /// <summary>Makes the present and every later <see cref="Wait"/> return <see cref="Ready.Stopped"/>. May be called from any thread.</summary>
     void Stop();
 }

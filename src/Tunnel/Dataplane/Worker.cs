@@ -4,7 +4,7 @@ namespace Tunnel.Dataplane;
 /// One packet thread: sleeps until its TUN queue or its underlay has packets, then carries them both ways until neither has any.
 /// It batches where packets are waiting and never waits for a batch.
 /// </summary>
-public sealed class Worker : IDisposable
+public sealed class Worker : IHeartbeat, IDisposable
 {
     private readonly Outbound _outbound;
     private readonly Inbound _inbound;
@@ -13,6 +13,7 @@ public sealed class Worker : IDisposable
     private readonly Thread _thread;
     private readonly TaskCompletionSource _ended = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private volatile bool _stopping;
+    private long _beats;
 
     /// <summary>Wires a worker; <see cref="Start"/> starts it.</summary>
     /// <param name="name">The thread's name, as `top -H` shows it (15 characters).</param>
@@ -31,6 +32,15 @@ public sealed class Worker : IDisposable
 
     /// <summary>Completes when the thread has ended: normally after <see cref="Dispose"/>, or with the exception that ended it.</summary>
     public Task Ended => _ended.Task;
+
+    /// <inheritdoc/>
+    public string Name => _thread.Name!;
+
+    /// <inheritdoc/>
+    public long Beats => Volatile.Read(ref _beats);
+
+    /// <inheritdoc/>
+    public void Nudge() => _readiness.Wake();
 
     /// <summary>Starts the thread.</summary>
     public void Start() => _thread.Start();
@@ -64,6 +74,7 @@ public sealed class Worker : IDisposable
                 bool mayHaveAnswer = true;
                 while (!_stopping)
                 {
+                    Volatile.Write(ref _beats, _beats + 1);
                     int received = _inbound.Run();
                     int sent = mayHaveAnswer || received > 0 ? _outbound.Run() : 0;
                     if (received + sent == 0)

@@ -28,7 +28,7 @@ internal sealed record UnderlaySettings(
 /// The sockets of all workers: opens what the control plane wants in use, and shares packets out among the workers by inner flow.
 /// Thread rule: the control plane's calls are serialised inside; <see cref="Workers"/> are each used by their own thread.
 /// </summary>
-internal sealed class HostUnderlay : IUnderlayPaths, IUnderlayReception, IDisposable
+internal sealed class HostUnderlay : IUnderlayPaths, IUnderlayReception, IUnderlayQueues, IDisposable
 {
     // A frame begins with its own header, the link-layer header and the word about checksum and segments.
     private const int FrameOverhead = 128;
@@ -80,7 +80,10 @@ internal sealed class HostUnderlay : IUnderlayPaths, IUnderlayReception, IDispos
     /// <inheritdoc/>
     public (UnderlayPath Receive, UnderlayPath Send) Paths { get; private set; }
 
-    /// <summary>What the kernel dropped at full receive queues, all workers together. Any thread.</summary>
+    /// <inheritdoc/>
+    public IReadOnlyList<QueueDepth> QueueDepths => [.. _workers.Select(worker => worker.QueueDepth)];
+
+    /// <inheritdoc/>
     public long ReceiveQueueDrops => _workers.Sum(worker => worker.ReceiveQueueDrops);
 
     /// <inheritdoc/>

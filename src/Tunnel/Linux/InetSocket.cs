@@ -1,5 +1,6 @@
 using System.Buffers.Binary;
 using Tmds.Linux;
+using Tunnel.Dataplane;
 using Tunnel.Wire;
 using static Tmds.Linux.LibC;
 
@@ -63,15 +64,27 @@ internal static unsafe class InetSocket
     /// <summary>Packets that the kernel dropped at a socket's full receive queue, modulo 2^32; 0 after it is closed. Any thread.</summary>
     public static uint ReceiveQueueDrops(FileDescriptor descriptor)
     {
+        uint* values = stackalloc uint[Uapi.SK_MEMINFO_VARS];
+        return TryReadMemory(descriptor, values) ? values[Uapi.SK_MEMINFO_DROPS] : 0;
+    }
+
+    /// <summary>What waits at a socket; nothing after it is closed. Any thread.</summary>
+    public static QueueDepth QueueDepth(FileDescriptor descriptor)
+    {
+        uint* values = stackalloc uint[Uapi.SK_MEMINFO_VARS];
+        return TryReadMemory(descriptor, values) ? new QueueDepth(values[Uapi.SK_MEMINFO_RMEM_ALLOC], values[Uapi.SK_MEMINFO_WMEM_ALLOC]) : default;
+    }
+
+    private static bool TryReadMemory(FileDescriptor descriptor, uint* values)
+    {
         if (!descriptor.TryHold())
         {
-            return 0;
+            return false;
         }
 
-        uint* values = stackalloc uint[Uapi.SK_MEMINFO_VARS];
         SysResult got = Sys.GetOption(descriptor.Number, SOL_SOCKET, SO_MEMINFO, values, Uapi.SK_MEMINFO_VARS * sizeof(uint));
         descriptor.DangerousRelease();
-        return got.IsError ? 0 : values[Uapi.SK_MEMINFO_DROPS];
+        return !got.IsError;
     }
 
     private static SysResult SetBuffer(int fd, int forced, int polite, int size)

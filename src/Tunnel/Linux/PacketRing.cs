@@ -71,6 +71,25 @@ internal sealed unsafe class PacketRing : IDisposable
     /// <summary>The fan-out group.</summary>
     public int Group { get; }
 
+    /// <summary>The bytes of packets that wait in its frames. Any thread, until it is closed.</summary>
+    public long WaitingBytes
+    {
+        get
+        {
+            long bytes = 0;
+            for (int i = 0; i < _frameCount; i++)
+            {
+                var header = (tpacket2_hdr*)(_frames.Address + (i * _frameSize));
+                if ((Volatile.Read(ref header->tp_status) & Uapi.TP_STATUS_USER) != 0)
+                {
+                    bytes += header->tp_len;
+                }
+            }
+
+            return bytes;
+        }
+    }
+
     /// <summary>Packets that the kernel dropped because the ring or the queue was full. Any thread.</summary>
     public long Drops
     {

@@ -93,6 +93,9 @@ internal sealed unsafe class RawGreSocket : IDisposable
     /// <summary>Packets that the kernel dropped at the full receive queue, modulo 2^32; 0 after the socket is closed. Any thread.</summary>
     public uint ReceiveQueueDrops => InetSocket.ReceiveQueueDrops(_descriptor);
 
+    /// <summary>What waits at it. Any thread.</summary>
+    public QueueDepth QueueDepth => InetSocket.QueueDepth(_descriptor);
+
     /// <summary>Adds packets that are waiting to the batch.</summary>
     /// <returns>Whether more may be waiting.</returns>
     public bool Receive(PacketBatch batch)

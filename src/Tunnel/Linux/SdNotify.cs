@@ -14,8 +14,16 @@ internal sealed class SdNotify(string? socket)
     // A manager that doesn't read must not hold the daemon up.
     private const int SendTimeoutMilliseconds = 1000;
 
-    /// <summary>Uses $NOTIFY_SOCKET, and leaves it set.</summary>
-    public static SdNotify FromEnvironment() => new(Environment.GetEnvironmentVariable("NOTIFY_SOCKET"));
+    /// <summary>Uses $NOTIFY_SOCKET, $WATCHDOG_USEC and $WATCHDOG_PID, and leaves them set.</summary>
+    public static SdNotify FromEnvironment()
+    {
+        bool isMeant = Environment.GetEnvironmentVariable("WATCHDOG_PID") is not string pid || pid == $"{Environment.ProcessId}";
+        bool isWatched = long.TryParse(Environment.GetEnvironmentVariable("WATCHDOG_USEC"), out long microseconds) && microseconds > 0;
+        return new SdNotify(Environment.GetEnvironmentVariable("NOTIFY_SOCKET"))
+        {
+            WatchdogTime = isMeant && isWatched ? TimeSpan.FromMicroseconds(microseconds) : null,
+        };
+    }
 
     /// <summary>Packets can flow, for the first time or again after <see cref="Reloading"/>.</summary>
     /// <param name="status">One line for a person.</param>
@@ -34,6 +42,13 @@ internal sealed class SdNotify(string? socket)
     /// <summary>The process is about to end.</summary>
     /// <returns>Whether the manager was told; false where there is none.</returns>
     public bool Stopping() => Send("STOPPING=1");
+
+    /// <summary>How soon the manager must hear <see cref="Watchdog"/> again (sd_watchdog_enabled(3)); null where it does not watch this process.</summary>
+    public TimeSpan? WatchdogTime { get; init; }
+
+    /// <summary>Packets can flow.</summary>
+    /// <returns>Whether the manager was told; false where there is none.</returns>
+    public bool Watchdog() => Send("WATCHDOG=1");
 
     /// <summary>What the process is doing, for a person.</summary>
     /// <param name="text">One line.</param>

@@ -22,6 +22,8 @@ internal static unsafe partial class Uapi
     public const int UIO_MAXIOV = 1024;
 
     // linux/sock_diag.h: indices into what SO_MEMINFO returns, an array of 32-bit numbers.
+    public const int SK_MEMINFO_RMEM_ALLOC = 0;
+    public const int SK_MEMINFO_WMEM_ALLOC = 2;
     public const int SK_MEMINFO_DROPS = 8;
     public const int SK_MEMINFO_VARS = 9;
 

@@ -77,6 +77,9 @@ internal sealed unsafe class UdpReceiver : IDisposable
     /// <summary>Packets that the kernel dropped at the full receive queue, modulo 2^32. Any thread.</summary>
     public uint ReceiveQueueDrops => InetSocket.ReceiveQueueDrops(_descriptor);
 
+    /// <summary>What waits at it. Any thread.</summary>
+    public QueueDepth QueueDepth => InetSocket.QueueDepth(_descriptor);
+
     /// <summary>Begins or ends to take packets. Any thread.</summary>
     public void Take(bool packets) => _ = ClassicBpf.Attach(_fd, packets ? GreFilters.Everything : GreFilters.Nothing);
 

@@ -49,6 +49,16 @@ internal sealed class WorkerUnderlay : IUnderlay
         (_raw4?.ReceiveQueueDrops ?? 0) + (_raw6?.ReceiveQueueDrops ?? 0) + (Ring?.Drops ?? 0) +
         (Udp4?.ReceiveQueueDrops ?? 0) + (Udp6?.ReceiveQueueDrops ?? 0);
 
+    /// <summary>What waits at the sockets. Any thread, until they are closed.</summary>
+    public QueueDepth QueueDepth
+    {
+        get
+        {
+            QueueDepth[] depths = [_raw4?.QueueDepth ?? default, _raw6?.QueueDepth ?? default, Udp4?.QueueDepth ?? default, Udp6?.QueueDepth ?? default];
+            return new QueueDepth(depths.Sum(depth => depth.Receive) + (Ring?.WaitingBytes ?? 0), depths.Sum(depth => depth.Send));
+        }
+    }
+
     /// <summary>What makes the kernel cut super-packets; set before the worker starts, if at all.</summary>
     public KernelSegmenter? Segmenter
     {

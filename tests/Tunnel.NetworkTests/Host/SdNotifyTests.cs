@@ -21,6 +21,8 @@ public sealed class SdNotifyTests
             Assert.Equal("READY=1\nSTATUS=2 peers", Receive(manager));
             Assert.True(notify.Status("one\nREADY=1\r\ntwo"));
             Assert.Equal("STATUS=one READY=1 two", Receive(manager));
+            Assert.True(notify.Watchdog());
+            Assert.Equal("WATCHDOG=1", Receive(manager));
             Assert.True(notify.Stopping());
             Assert.Equal("STOPPING=1", Receive(manager));
 

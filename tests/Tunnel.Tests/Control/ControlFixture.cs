@@ -29,7 +29,7 @@ internal sealed class ControlFixture : IAsyncDisposable
             Claims,
             Routing,
             [.. Enumerable.Range(0, workers).Select(_ => new PeerCounters())],
-            () => 0,
+            Queues,
             Reception,
             Paths,
             () => PathReasons,
@@ -46,6 +46,8 @@ internal sealed class ControlFixture : IAsyncDisposable
     public FakeHostNetwork Host { get; }
 
     public FakeClaims Claims { get; }
+
+    public FakeQueues Queues { get; } = new();
 
     public FakeUnderlayReception Reception { get; } = new();
 
@@ -118,6 +120,14 @@ internal sealed class ControlFixture : IAsyncDisposable
         await Network.DisposeAsync();
         Directory.Delete(_directory, recursive: true);
     }
+}
+
+/// <summary>Queues in which so much waits.</summary>
+internal sealed class FakeQueues : IUnderlayQueues
+{
+    public long ReceiveQueueDrops { get; set; }
+
+    public IReadOnlyList<QueueDepth> QueueDepths { get; set; } = [default];
 }
 
 /// <summary>Claims in memory; a test can let somebody else have one.</summary>

@@ -5,6 +5,7 @@ using System.Text;
 using System.Text.Json;
 using System.Text.RegularExpressions;
 using Microsoft.Extensions.Logging;
+using Tunnel.Control;
 using Tunnel.Control.Api;
 using Tunnel.Dataplane;
 using Tunnel.Tests.Control;
@@ -27,7 +28,7 @@ public sealed partial class ControlApiFuzzTests
     private static readonly string[] Paths =
     [
         "/v1/peers/vm2", "/v1/peers/vm3", "/v1/peers/vm9", "/v1/peers/vm9", "/v1/peers/vm9", "/v1/peers/x9", "/v1/peers", "/v1/peers/", "/v1/network", "/v1/routes", "/v1/drops",
-        "/v1/reload", "/v1", "/", "/v2/peers", "/v1/peers/%00", "/v1/peers/..%2f..", "/v1/peers/a%20b", "/v1/peers/%c3%a9", "/v1/peers/%ff%fe", "/v1/peers/vm2/more", "*",
+        "/v1/reload", "/metrics", "/health", "/v1", "/", "/v2/peers", "/v1/peers/%00", "/v1/peers/..%2f..", "/v1/peers/a%20b", "/v1/peers/%c3%a9", "/v1/peers/%ff%fe", "/v1/peers/vm2/more", "*",
         "http://[::1", "/v1/peers/vm9?x=1&x=%zz", "/v1//peers", "/v1/peers/%e2%80%a8", "/v1/peers/" + "n12345678901234567890123456789012345678901234567890123456789012345",
     ];
 
@@ -127,7 +128,8 @@ public sealed partial class ControlApiFuzzTests
                 """,
                 host);
             string directory = Directory.CreateTempSubdirectory("api").FullName;
-            return new Subject(fixture, await ControlApi.StartAsync(PathIn(directory), fixture.Network, fixture.Events, fixture.Log), directory);
+            return new Subject(fixture, await ControlApi.StartAsync(
+                PathIn(directory), metrics: null, fixture.Network, fixture.Queues, new HealthCheck([], TimeProvider.System), fixture.Events, fixture.Log), directory);
         }
 
         /// <summary>Sends a request and judges the answer.</summary>

@@ -97,6 +97,8 @@ internal sealed record EventModel(
     [property: JsonIgnore(Condition = JsonIgnoreCondition.WhenWritingNull)] string? Peer,
     [property: JsonIgnore(Condition = JsonIgnoreCondition.WhenWritingNull)] string? Detail);
 
+internal sealed record HealthModel(string Status, IReadOnlyList<string> Problems);
+
 internal sealed record ErrorModel(string Error, string? Hint, string? Field);
 
 [JsonSourceGenerationOptions(PropertyNamingPolicy = JsonKnownNamingPolicy.KebabCaseLower)]
@@ -107,6 +109,7 @@ internal sealed record ErrorModel(string Error, string? Hint, string? Field);
 [JsonSerializable(typeof(DropsModel))]
 [JsonSerializable(typeof(ReloadModel))]
 [JsonSerializable(typeof(EventModel))]
+[JsonSerializable(typeof(HealthModel))]
 [JsonSerializable(typeof(ErrorModel))]
 [JsonSerializable(typeof(KeyPairModel))]
 [JsonSerializable(typeof(uint))]

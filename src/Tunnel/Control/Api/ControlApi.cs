@@ -1,3 +1,5 @@
+using System.Net;
+using System.Text;
 using System.Text.Json;
 using System.Text.Json.Serialization.Metadata;
 using Microsoft.AspNetCore.Builder;
@@ -7,11 +9,15 @@ using Microsoft.AspNetCore.Server.Kestrel.Core;
 using Microsoft.Extensions.DependencyInjection;
 using Microsoft.Extensions.Logging;
 using Tunnel.Control.Configuration;
+using Tunnel.Control.Metrics;
 using Tunnel.Dataplane;
 
 namespace Tunnel.Control.Api;
 
-/// <summary>The control API: HTTP and JSON on a unix socket, see docs/api.md. Every answer, errors too, is JSON.</summary>
+/// <summary>
+/// The control API: HTTP and JSON on a unix socket, see docs/api.md. Every answer, errors too, is JSON, but for the metrics. Over TCP, where
+/// somebody wants that, there are metrics and health only.
+/// </summary>
 internal sealed partial class ControlApi : IAsyncDisposable
 {
     private const int MostBodyBytes = 256 * 1024;
@@ -19,23 +25,31 @@ internal sealed partial class ControlApi : IAsyncDisposable
 
     private readonly WebApplication _app;
     private readonly NetworkController _network;
+    private readonly IUnderlayQueues _queues;
+    private readonly HealthCheck _health;
     private readonly EventStream _events;
     private readonly ILogger _log;
 
-    private ControlApi(WebApplication app, NetworkController network, EventStream events, ILogger log)
+    private ControlApi(WebApplication app, NetworkController network, IUnderlayQueues queues, HealthCheck health, EventStream events, ILogger log)
     {
         _app = app;
         _network = network;
+        _queues = queues;
+        _health = health;
         _events = events;
         _log = log;
     }
 
     /// <summary>Starts to listen.</summary>
     /// <param name="socketPath">Where; the file must not exist.</param>
+    /// <param name="metrics">Where metrics and health are told over TCP; null for nowhere.</param>
     /// <param name="network">Who answers.</param>
+    /// <param name="queues">The queues that the metrics tell of.</param>
+    /// <param name="health">Who knows whether packets can flow.</param>
     /// <param name="events">What /v1/events tells.</param>
     /// <param name="log">The log.</param>
-    public static async Task<ControlApi> StartAsync(string socketPath, NetworkController network, EventStream events, ILogger log)
+    public static async Task<ControlApi> StartAsync(
+        string socketPath, IPEndPoint? metrics, NetworkController network, IUnderlayQueues queues, HealthCheck health, EventStream events, ILogger log)
     {
         WebApplicationBuilder builder = WebApplication.CreateEmptyBuilder(new WebApplicationOptions());
         builder.WebHost.UseKestrelCore().ConfigureKestrel(kestrel =>
@@ -43,10 +57,14 @@ internal sealed partial class ControlApi : IAsyncDisposable
             kestrel.AddServerHeader = false;
             kestrel.Limits.MaxRequestBodySize = MostBodyBytes;
             kestrel.ListenUnixSocket(socketPath, listen => listen.Protocols = HttpProtocols.Http1);
+            if (metrics is not null)
+            {
+                kestrel.Listen(metrics, listen => listen.Protocols = HttpProtocols.Http1);
+            }
         });
         builder.Services.AddRoutingCore();
         WebApplication app = builder.Build();
-        var api = new ControlApi(app, network, events, log);
+        var api = new ControlApi(app, network, queues, health, events, log);
         api.Map();
         await app.StartAsync();
         return api;
@@ -63,7 +81,10 @@ internal sealed partial class ControlApi : IAsyncDisposable
     private void Map()
     {
         _app.Use(AnswerErrorsAsync);
+        _app.Use(HideFromTcpAsync);
         _app.UseRouting();
+        _app.MapGet("/metrics", WriteMetricsAsync);
+        _app.MapGet("/health", WriteHealthAsync);
         _app.MapGet("/v1/network", context => WriteAsync(context, _network.DescribeNetwork(), ApiJson.Default.NetworkModel));
         _app.MapGet("/v1/routes", context => WriteAsync(context, _network.DescribeRoutes(), ApiJson.Default.IReadOnlyListRouteModel));
         _app.MapGet("/v1/drops", context => WriteAsync(context, _network.DescribeDrops(), ApiJson.Default.DropsModel));
@@ -74,6 +95,38 @@ internal sealed partial class ControlApi : IAsyncDisposable
         _app.MapPatch("/v1/peers/{name}", PatchPeerAsync);
         _app.MapDelete("/v1/peers/{name}", DeletePeerAsync);
         _app.MapPost("/v1/reload", ReloadAsync);
+    }
+
+    // A unix socket has no IP address.
+    private static Task HideFromTcpAsync(HttpContext context, RequestDelegate next)
+    {
+        if (context.Connection.LocalIpAddress is null || context.Request.Path.Value is "/metrics" or "/health")
+        {
+            return next(context);
+        }
+
+        context.Response.StatusCode = StatusCodes.Status404NotFound;
+        return Task.CompletedTask;
+    }
+
+    private Task WriteMetricsAsync(HttpContext context)
+    {
+        byte[] text = Encoding.UTF8.GetBytes(NetworkMetrics.Write(_network, _queues));
+        context.Response.ContentType = MetricsText.ContentType;
+        context.Response.ContentLength = text.Length;
+        return context.Response.Body.WriteAsync(text, context.RequestAborted).AsTask();
+    }
+
+    private async Task WriteHealthAsync(HttpContext context)
+    {
+        IReadOnlyList<string> problems = await _health.CheckAsync(context.RequestAborted);
+        if (!_network.DescribeNetwork().Interface.Up)
+        {
+            problems = [.. problems, "the TUN device is down"];
+        }
+
+        context.Response.StatusCode = problems.Count == 0 ? StatusCodes.Status200OK : StatusCodes.Status503ServiceUnavailable;
+        await WriteAsync(context, new HealthModel(problems.Count == 0 ? "ok" : "failing", problems), ApiJson.Default.HealthModel);
     }
 
     private async Task PutPeerAsync(HttpContext context)
@@ -133,7 +186,7 @@ internal sealed partial class ControlApi : IAsyncDisposable
             await next(context);
             if (context.Response is { StatusCode: StatusCodes.Status404NotFound, HasStarted: false })
             {
-                var error = new ErrorModel($"no such path: {ConfigText.OneLine(context.Request.Path.Value ?? string.Empty)}", "see docs/api.md for the paths under /v1", null);
+                var error = new ErrorModel($"no such path: {ConfigText.OneLine(context.Request.Path.Value ?? string.Empty)}", context.Connection.LocalIpAddress is null ? "see docs/api.md for the paths under /v1" : "here are /metrics and /health only", null);
                 await WriteErrorAsync(context, StatusCodes.Status404NotFound, error);
             }
             else if (context.Response is { StatusCode: StatusCodes.Status405MethodNotAllowed, HasStarted: false })

@@ -1,3 +1,4 @@
+using System.Net;
 using Tunnel.Dataplane;
 using Tunnel.Wire;
 
@@ -9,10 +10,11 @@ internal static class ConfigReader
     /// <summary>Every key but the peers', by the map that it stands in ("" is the file itself).</summary>
     public static readonly IReadOnlyDictionary<string, string[]> Keys = new Dictionary<string, string[]>(StringComparer.Ordinal)
     {
-        [string.Empty] = ["interface", "underlay", "datapath", "subnets", "peers"],
+        [string.Empty] = ["interface", "underlay", "datapath", "subnets", "control", "peers"],
         ["interface"] = ["addresses", "mtu", "pmtu-floor"],
         ["underlay"] = ["local", "interface", "encapsulation", "accept", "udp-port", "source-port"],
         ["datapath"] = ["receive", "send", "workers", "pin", "busy-poll"],
+        ["control"] = ["metrics"],
     };
 
     // Where a key belongs that stands at the top by mistake.
@@ -31,6 +33,7 @@ internal static class ConfigReader
         ["workers"] = "datapath",
         ["pin"] = "datapath",
         ["busy-poll"] = "datapath",
+        ["metrics"] = "control",
         ["endpoint"] = "peers: {NAME: ...}",
         ["key"] = "peers: {NAME: ...}",
         ["checksum"] = "peers: {NAME: ...}",
@@ -104,6 +107,7 @@ internal static class ConfigReader
 
         UnderlayConfig underlay = ReadUnderlay(new MapReader(map.Section("underlay"), scope, "underlay", Keys["underlay"]), scope);
         DatapathConfig datapath = ReadDatapath(new MapReader(map.Section("datapath"), scope, "datapath", Keys["datapath"]));
+        new MapReader(map.Section("control"), scope, "control", Keys["control"]).TryRead("metrics", ConfigValues.MetricsAddress, out IPEndPoint? metrics);
         EquatableList<IpPrefix> subnets = [];
         if (!map.IsNothing("subnets"))
             map.TryReadList("subnets", ConfigValues.Subnet, mayBeOne: false, out subnets);
@@ -114,6 +118,7 @@ internal static class ConfigReader
             Interface = new InterfaceConfig { Addresses = addresses, Mtu = mtu, PathMtuFloor = floor },
             Underlay = underlay,
             Datapath = datapath,
+            Control = new ControlConfig { Metrics = metrics },
             Subnets = subnets,
             Source = scope.Positions,
         };

@@ -1,5 +1,6 @@
 using System.Buffers;
 using System.Globalization;
+using System.Net;
 using Tunnel.Dataplane;
 using Tunnel.Wire;
 
@@ -242,6 +243,18 @@ internal static class ConfigValues
 
     /// <summary>A UDP port.</summary>
     public static Parsed<int> Port(string text) => Number(text, 1, ushort.MaxValue, "a port");
+
+    /// <summary>The TCP address for metrics: null for "off".</summary>
+    public static Parsed<IPEndPoint?> MetricsAddress(string text)
+    {
+        if (text == "off")
+            return (IPEndPoint?)null;
+
+        // Without a port IPEndPoint says 0.
+        return IPEndPoint.TryParse(text, out IPEndPoint? address) && address.Port != 0
+            ? address
+            : new Fault($"{ConfigText.Quote(text)} is not ADDRESS:PORT", "off, or an address of this host and a port, as 127.0.0.1:9586 or [::1]:9586");
+    }
 
     /// <summary>GRE-in-UDP's source port: null for "flow".</summary>
     public static Parsed<int?> SourcePort(string text)

@@ -1,3 +1,4 @@
+using System.Net;
 using Tunnel.Wire;
 
 namespace Tunnel.Control.Configuration;
@@ -16,6 +17,13 @@ internal sealed record InterfaceConfig
 
     /// <summary>What every IPv4 host takes (RFC 791 section 3.1), less the largest header that stands before it.</summary>
     public const int DefaultPathMtuFloor = 512;
+}
+
+/// <summary>How the network is watched from outside.</summary>
+internal sealed record ControlConfig
+{
+    /// <summary>The TCP address at which metrics and health are told beside the control socket; null for none.</summary>
+    public IPEndPoint? Metrics { get; init; }
 }
 
 /// <summary>How the network crosses the underlay.</summary>
@@ -63,6 +71,9 @@ internal sealed record NetworkConfig
 
     /// <summary>How packets are carried on this host.</summary>
     public DatapathConfig Datapath { get; init; } = new();
+
+    /// <summary>How the network is watched from outside.</summary>
+    public ControlConfig Control { get; init; } = new();
 
     /// <summary>Overlay subnets behind this host. May be empty.</summary>
     public EquatableList<IpPrefix> Subnets { get; init; } = [];
