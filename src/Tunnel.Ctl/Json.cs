@@ -14,14 +14,14 @@ internal static class Json
     // Nothing here goes into a web page, so only what JSON itself demands is escaped.
     private static readonly JsonWriterOptions Options = new() { Encoder = JavaScriptEncoder.UnsafeRelaxedJsonEscaping };
 
-    /// <summary>Writes one JSON value, compact, as text.</summary>
-    public static string Write(Action<Utf8JsonWriter> write) => Encoding.UTF8.GetString(WriteBytes(write));
+    /// <summary>Writes one JSON value, compact unless it is for people, as text.</summary>
+    public static string Write(Action<Utf8JsonWriter> write, bool indented = false) => Encoding.UTF8.GetString(WriteBytes(write, indented));
 
     /// <summary>Writes one JSON value, compact, as UTF-8.</summary>
-    public static byte[] WriteBytes(Action<Utf8JsonWriter> write)
+    public static byte[] WriteBytes(Action<Utf8JsonWriter> write, bool indented = false)
     {
         ArrayBufferWriter<byte> buffer = new();
-        using (Utf8JsonWriter writer = new(buffer, Options))
+        using (Utf8JsonWriter writer = new(buffer, Options with { Indented = indented }))
             write(writer);
 
         return buffer.WrittenSpan.ToArray();

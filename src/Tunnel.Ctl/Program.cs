@@ -14,6 +14,9 @@ internal sealed record Surroundings(TextWriter Output, TextWriter Error, Func<st
 
     /// <summary>How long the daemon may take for all requests of one run together.</summary>
     public TimeSpan Timeout { get; init; } = TimeSpan.FromSeconds(10);
+
+    /// <summary>Waits between two requests.</summary>
+    public Action<TimeSpan> Pause { get; init; } = pause => Task.Delay(pause).Wait();
 }
 
 /// <summary>Reads the command line, runs the command, and turns whatever goes wrong into one line and an exit code.</summary>

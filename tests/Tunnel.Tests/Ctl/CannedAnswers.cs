@@ -50,6 +50,15 @@ internal static class CannedAnswers
         ["PATCH /v1/peers/vm4"] = (200, Vm4.Replace("192.168.40.14", "192.168.40.24", StringComparison.Ordinal)),
         ["DELETE /v1/peers/vm4"] = (204, ""),
         ["DELETE /v1/peers/vm9"] = (404, """{"error":"no peer is called vm9","hint":"list them with: tunnelctl show","field":null}"""),
+        ["GET /v1/explain?source=172.17.51.2&destination=172.17.52.2"] = (200,
+            """{"source":"172.17.51.2","destination":"172.17.52.2","length":84,"verdict":"sent","reason":null,"peer":"vm2","steps":[{"step":"host route","ok":true,"text":"into tun0"}""" +
+            """,{"step":"overlay route","ok":true,"text":"172.17.52.0/24: peer vm2"},{"step":"peer","ok":true,"text":"vm2 at 192.168.40.12"},{"step":"size","ok":true,"text":"84 of 1476 bytes"}""" +
+            """,{"step":"encapsulation","ok":true,"text":"gre, 192.168.40.11 to 192.168.40.12, 24 bytes more"}]}"""),
+        ["GET /v1/explain?source=172.17.51.2&destination=172.17.53.2"] = (200,
+            """{"source":"172.17.51.2","destination":"172.17.53.2","length":84,"verdict":"dropped","reason":"PeerNotReady","peer":"vm3","steps":[{"step":"host route","ok":true,"text":"into tun0"}""" +
+            """,{"step":"overlay route","ok":true,"text":"172.17.53.0/24: peer vm3"},{"step":"peer","ok":false,"text":"endpoint vm3.example.org does not resolve: no answer within 3 s"}]}"""),
+        ["POST /v1/peers/vm2/ping"] = (200, """{"peer":"vm2","address":"192.168.40.12","length":84,"rtt-ms":0.214}"""),
+        ["POST /v1/peers/vm4/ping?length=1400"] = (200, """{"peer":"vm4","address":"192.168.40.14","length":1400,"rtt-ms":null}"""),
         ["POST /v1/reload"] = (200, """{"added":["vm5"],"changed":["vm2"],"removed":[]}"""),
     };
 }

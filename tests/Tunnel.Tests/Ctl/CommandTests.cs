@@ -42,6 +42,35 @@ public sealed class CommandTests : IDisposable
         Assert.Equal(new SeenRequest(line, "", "", ""), Assert.Single(_daemon.Requests));
     }
 
+    [Fact]
+    public void Ping_without_an_answer_is_a_failure()
+    {
+        CtlResult result = Run("ping vm4 --size 1400 -c 2");
+
+        Assert.Equal(1, result.ExitCode);
+        Assert.Equal(
+            "vm4 (192.168.40.14): 1400 bytes, seq=1, no answer\nvm4 (192.168.40.14): 1400 bytes, seq=2, no answer\n2 sent, 0 answered, 100 % lost\n", result.Output);
+        Assert.Equal("""{"peer":"vm4","sent":1,"received":0,"loss-percent":100}""" + "\n", Run("--json ping vm4 --size 1400 -c 1").Output);
+        Assert.Equal("""{"peer":"vm2","sent":3,"received":3,"loss-percent":0,"rtt-ms":{"min":0.214,"avg":0.214,"max":0.214}}""" + "\n", Run("--json ping vm2 -c 3").Output);
+    }
+
+    [Fact]
+    public void Explain_of_what_is_dropped_is_a_failure()
+    {
+        Assert.Equal(1, Run("explain 172.17.51.2 172.17.53.2").ExitCode);
+        Assert.Equal(0, Run("explain 172.17.51.2 172.17.52.2").ExitCode);
+    }
+
+    [Theory]
+    [InlineData("docker-config --subnet 172.17.51.0/33", 2, "--subnet does not take '172.17.51.0/33' (--subnet CIDR, as 172.17.51.0/24)")]
+    [InlineData("docker-config --subnet fd00::/64", 1, "fd00::/64 is no IPv4 subnet for containers (as 172.17.51.0/24)")]
+    public void Docker_config_refuses_what_is_no_subnet(string commandLine, int exitCode, string error) =>
+        Assert.Equal(new CtlResult(exitCode, "", $"tunnelctl: {error}\n"), Run(commandLine));
+
+    [Fact]
+    public void Docker_config_takes_another_subnet() =>
+        Assert.Equal("{\"bip\":\"10.9.0.1/16\",\"mtu\":1476}\n", Run("--json docker-config --subnet 10.9.0.0/16").Output);
+
     [Theory]
     [InlineData("--endpoint 192.168.40.14 --subnet 172.17.54.0/24", """{"endpoint":"192.168.40.14","subnets":["172.17.54.0/24"]}""")]
     [InlineData("--endpoint a --subnet x --subnet y", """{"endpoint":"a","subnets":["x","y"]}""")]

@@ -47,6 +47,7 @@ internal sealed class CtlHarness : IDisposable
         int exitCode = Tunnel.Ctl.Program.Run(args, new Surroundings(output, error, name => _variables.GetValueOrDefault(name))
         {
             Timeout = Timeout,
+            Pause = _ => { },
             TerminalWidth = TerminalWidth is { } width ? () => width : null,
         });
         return new CtlResult(exitCode, output.ToString(), error.ToString());

@@ -97,6 +97,13 @@ internal sealed record EventModel(
     [property: JsonIgnore(Condition = JsonIgnoreCondition.WhenWritingNull)] string? Peer,
     [property: JsonIgnore(Condition = JsonIgnoreCondition.WhenWritingNull)] string? Detail);
 
+internal sealed record StepModel(string Step, bool Ok, string Text);
+
+internal sealed record ExplanationModel(
+    string Source, string Destination, int Length, string Verdict, string? Reason, string? Peer, IReadOnlyList<StepModel> Steps);
+
+internal sealed record PingModel(string Peer, string Address, int Length, double? RttMs);
+
 internal sealed record HealthModel(string Status, IReadOnlyList<string> Problems);
 
 internal sealed record ErrorModel(string Error, string? Hint, string? Field);
@@ -109,6 +116,8 @@ internal sealed record ErrorModel(string Error, string? Hint, string? Field);
 [JsonSerializable(typeof(DropsModel))]
 [JsonSerializable(typeof(ReloadModel))]
 [JsonSerializable(typeof(EventModel))]
+[JsonSerializable(typeof(ExplanationModel))]
+[JsonSerializable(typeof(PingModel))]
 [JsonSerializable(typeof(HealthModel))]
 [JsonSerializable(typeof(ErrorModel))]
 [JsonSerializable(typeof(KeyPairModel))]

@@ -94,6 +94,8 @@ internal sealed partial class ControlApi : IAsyncDisposable
         _app.MapPut("/v1/peers/{name}", PutPeerAsync);
         _app.MapPatch("/v1/peers/{name}", PatchPeerAsync);
         _app.MapDelete("/v1/peers/{name}", DeletePeerAsync);
+        _app.MapPost("/v1/peers/{name}/ping", PingAsync);
+        _app.MapGet("/v1/explain", ExplainAsync);
         _app.MapPost("/v1/reload", ReloadAsync);
     }
 
@@ -149,6 +151,18 @@ internal sealed partial class ControlApi : IAsyncDisposable
     {
         await _network.RemovePeerAsync(NameOf(context), context.RequestAborted);
         context.Response.StatusCode = StatusCodes.Status204NoContent;
+    }
+
+    private async Task PingAsync(HttpContext context)
+    {
+        PingModel answer = await _network.PingAsync(NameOf(context), context.Request.Query["length"], context.RequestAborted);
+        await WriteAsync(context, answer, ApiJson.Default.PingModel);
+    }
+
+    private Task ExplainAsync(HttpContext context)
+    {
+        IQueryCollection query = context.Request.Query;
+        return WriteAsync(context, _network.Explain(query["source"], query["destination"], query["length"]), ApiJson.Default.ExplanationModel);
     }
 
     private async Task ReloadAsync(HttpContext context)

@@ -17,6 +17,9 @@ internal sealed partial class NetworkMonitor : IAsyncDisposable
     private static readonly TimeSpan Pace = TimeSpan.FromMilliseconds(500);
     private static readonly TimeSpan QuickPace = TimeSpan.FromMilliseconds(50);
 
+    private static readonly TimeSpan PingPatience = TimeSpan.FromSeconds(1);
+    private static readonly TimeSpan PingPause = TimeSpan.FromMilliseconds(2);
+
     // A stranger who goes on is told of again after this long, in milliseconds.
     private const long StrangerSilence = 600_000;
     private const int MostStrangers = 64;
@@ -31,6 +34,7 @@ internal sealed partial class NetworkMonitor : IAsyncDisposable
     private readonly Lock _lock = new();
     private readonly Dictionary<UnderlayTarget, Watched> _peers = [];
     private readonly Dictionary<InetAddress, long> _strangers = [];
+    private readonly Dictionary<ulong, Ping> _pings = [];
     private readonly CancellationTokenSource _stop = new();
     private NetworkState? _known;
     private Task _turning = Task.CompletedTask;
@@ -71,6 +75,45 @@ internal sealed partial class NetworkMonitor : IAsyncDisposable
         lock (_lock)
         {
             return _peers.GetValueOrDefault(peer.Target)?.Monitor.Health(Now);
+        }
+    }
+
+    /// <summary>Asks a peer's daemon once, beside the questions of the watch.</summary>
+    /// <param name="peer">Whom to ask.</param>
+    /// <param name="length">How long the question is as an inner packet, in bytes.</param>
+    /// <param name="cancellationToken">Ends the wait.</param>
+    /// <returns>The round trip; null where no answer came within a second.</returns>
+    public async Task<TimeSpan?> PingAsync(Peer peer, int length, CancellationToken cancellationToken)
+    {
+        var ping = new Ping();
+        ulong token = (ulong)Random.Shared.NextInt64();
+        lock (_lock)
+        {
+            _pings[token] = ping;
+            _probes.Requests.TryAdd(new ProbeRequest(peer, ProbeKind.Echo, token, length));
+        }
+
+        _wake();
+        try
+        {
+            long start = _time.GetTimestamp();
+            while (ping.RoundTrip is null && _time.GetElapsedTime(start) < PingPatience)
+            {
+                await Task.Delay(PingPause, _time, cancellationToken);
+                lock (_lock)
+                {
+                    TakeAnswers();
+                }
+            }
+
+            return ping.RoundTrip;
+        }
+        finally
+        {
+            lock (_lock)
+            {
+                _pings.Remove(token);
+            }
         }
     }
 
@@ -279,6 +322,12 @@ internal sealed partial class NetworkMonitor : IAsyncDisposable
             while (replies.TryTake(out ProbeReply reply))
             {
                 double roundTrip = (double)reply.RoundTrip / Stopwatch.Frequency * 1000;
+                if (_pings.TryGetValue(reply.Token, out Ping? ping))
+                {
+                    ping.RoundTrip = TimeSpan.FromMilliseconds(roundTrip);
+                    continue;
+                }
+
                 _peers.GetValueOrDefault(reply.Target)?.Monitor.HearAnswer(reply.Token, reply.Length, roundTrip, Now);
             }
         }
@@ -413,6 +462,11 @@ internal sealed partial class NetworkMonitor : IAsyncDisposable
 
     [LoggerMessage(Level = LogLevel.Error, Message = "a bug in watching over the peers, will try again")]
     private partial void LogBug(Exception bug);
+
+    private sealed class Ping
+    {
+        public TimeSpan? RoundTrip { get; set; }
+    }
 
     private sealed class Watched(PeerEntry entry, PeerMonitor monitor, int floor)
     {

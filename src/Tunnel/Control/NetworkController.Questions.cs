@@ -1,0 +1,59 @@
+using System.Globalization;
+using Tunnel.Control.Api;
+using Tunnel.Control.Configuration;
+using Tunnel.Wire;
+
+namespace Tunnel.Control;
+
+/// <summary>What the control API is asked about single packets.</summary>
+internal sealed partial class NetworkController
+{
+    // What ping(8) sends by itself, with its headers.
+    private const int UsualLength = 84;
+
+    /// <summary>GET /v1/explain.</summary>
+    /// <param name="source">A packet's source.</param>
+    /// <param name="destination">Its destination.</param>
+    /// <param name="length">Its length in bytes; null for a usual one.</param>
+    /// <exception cref="ControlException">One of them is none.</exception>
+    public ExplanationModel Explain(string? source, string? destination, string? length)
+    {
+        InetAddress from = AddressOf(source, "source");
+        InetAddress to = AddressOf(destination, "destination");
+        if (from.IsIpv4 != to.IsIpv4)
+        {
+            throw new ControlException(ControlErrorKind.Invalid, $"{from} and {to} are of two families", "give two IPv4 or two IPv6 addresses", "destination");
+        }
+
+        int bytes = LengthOf(length, UsualLength, from.IsIpv4 ? Ipv4Header.Length : Ipv6Header.Length, ushort.MaxValue);
+        return new Explanation(State, _parts.Routing.Current, _parts.Host, _parts.Device).Of(from, to, bytes);
+    }
+
+    /// <summary>POST /v1/peers/NAME/ping: asks its daemon once, through the tunnel.</summary>
+    /// <param name="name">The peer.</param>
+    /// <param name="length">How long the question is as an inner packet, in bytes; null for a usual one.</param>
+    /// <param name="cancellationToken">Ends the wait.</param>
+    /// <exception cref="ControlException">There is no such peer, it can't be reached at this moment, or the length can't be sent.</exception>
+    public async Task<PingModel> PingAsync(string name, string? length, CancellationToken cancellationToken)
+    {
+        PeerEntry entry = State.FindPeer(name) ?? throw NoSuchPeer(name);
+        if (!entry.Peer.IsReady)
+        {
+            throw new ControlException(
+                ControlErrorKind.Conflict, $"peer {name} has no usable address: {string.Join("; ", entry.Problems)}", $"look at it with: tunnelctl show {name}");
+        }
+
+        int bytes = LengthOf(length, UsualLength, EchoMessage.Length, entry.Peer.LargestInner);
+        TimeSpan? roundTrip = await _monitor.PingAsync(entry.Peer, bytes, cancellationToken);
+        return new PingModel(name, entry.Address.ToString(), bytes, roundTrip is TimeSpan known ? Math.Round(known.TotalMilliseconds, 3) : null);
+    }
+
+    private static InetAddress AddressOf(string? text, string field) => InetAddress.TryParse(text, out InetAddress address)
+        ? address
+        : throw new ControlException(ControlErrorKind.Invalid, $"{ConfigText.Quote(text ?? string.Empty)} is not an address", "give an IPv4 or IPv6 address, as 172.17.51.2", field);
+
+    private static int LengthOf(string? text, int usual, int least, int most) =>
+        text is null ? usual
+        : int.TryParse(text, NumberStyles.None, CultureInfo.InvariantCulture, out int length) && length >= least && length <= most ? length
+        : throw new ControlException(ControlErrorKind.Invalid, $"{ConfigText.Quote(text)} is not a length here", $"{least} to {most} bytes", "length");
+}
