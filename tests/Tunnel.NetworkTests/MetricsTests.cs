@@ -5,7 +5,6 @@ using Xunit.Abstractions;
 namespace Tunnel.NetworkTests;
 
 /// <summary>What a monitoring system and a service manager see.</summary>
-[Collection(nameof(LabCollection))]
 public sealed class MetricsTests(ITestOutputHelper output)
 {
     [SkippableFact]
