@@ -234,6 +234,9 @@ internal sealed partial class Lab : IAsyncDisposable
     private static partial Regex NamePattern();
 }
 
-/// <summary>The tests that use a lab: one at a time, for each has the machine's processors busy enough.</summary>
+/// <summary>
+/// The tests with a lab that need the machine's processors for themselves, because they fill them or say how fast something must be: one at a time,
+/// after all others. Labs don't see each other, so that other tests with one may run at the same time.
+/// </summary>
 [CollectionDefinition(nameof(LabCollection), DisableParallelization = true)]
 public sealed class LabCollection;
