@@ -4,7 +4,6 @@ using Xunit.Abstractions;
 namespace Tunnel.NetworkTests;
 
 /// <summary>Whatever is wrong on the host or in what a person typed: the right exit code, one clear line, no stack trace.</summary>
-[Collection(nameof(LabCollection))]
 public sealed class BadInputTests(ITestOutputHelper output)
 {
     [SkippableTheory]

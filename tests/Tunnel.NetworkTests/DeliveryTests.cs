@@ -3,7 +3,6 @@ using Xunit.Abstractions;
 namespace Tunnel.NetworkTests;
 
 /// <summary>Packets between containers on two hosts arrive, and unchanged, whatever the IP versions and the underlay's devices.</summary>
-[Collection(nameof(LabCollection))]
 public sealed class DeliveryTests(ITestOutputHelper output)
 {
     [SkippableTheory]

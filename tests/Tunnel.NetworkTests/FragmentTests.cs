@@ -6,7 +6,6 @@ namespace Tunnel.NetworkTests;
 /// <summary>
 /// F2, F4, U4, V3, F6: packets that are larger than the path pass in fragments, whatever the path takes, and TCP keeps below it.
 /// </summary>
-[Collection(nameof(LabCollection))]
 public sealed class FragmentTests(ITestOutputHelper output)
 {
     /// <summary>The ways: sockets for plain GRE, encapsulation, underlay's IP version, its MTU. Packet sockets carry IPv4 outside only.</summary>
@@ -117,8 +116,7 @@ public sealed class FragmentTests(ITestOutputHelper output)
         await vm2.Container.PingAsync(vm1.ContainerAddress(inner), 1, "-s", "20000", "-M", "dont");
         foreach (int size in (int[])[1200, 1400, 20_000])
         {
-            // ping(8) waits for the last answer no longer than twice the slowest, or the interval.
-            PingResult ping = await vm1.Container.PingAsync(vm2.ContainerAddress(inner), 3, "-i", "0.3", "-s", $"{size}", "-M", "dont");
+            PingResult ping = await vm1.Container.PingAsync(vm2.ContainerAddress(inner), 3, "-s", $"{size}", "-M", "dont");
             Assert.True(ping.Received == 3, $"{ping.Result}\n{await daemons[0].GetAsync("/v1/drops")}\n{await daemons[1].GetAsync("/v1/drops")}");
         }
     }

@@ -3,7 +3,6 @@ using Xunit.Abstractions;
 namespace Tunnel.NetworkTests;
 
 /// <summary>Keys, checksums and sequence numbers: what the configuration says is what stands on the wire, and what is demanded of the other side.</summary>
-[Collection(nameof(LabCollection))]
 public sealed class HeaderOptionTests(ITestOutputHelper output)
 {
     [SkippableTheory]

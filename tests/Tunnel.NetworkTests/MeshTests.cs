@@ -4,7 +4,6 @@ using Xunit.Abstractions;
 namespace Tunnel.NetworkTests;
 
 /// <summary>More than two hosts, and more than one network.</summary>
-[Collection(nameof(LabCollection))]
 public sealed class MeshTests(ITestOutputHelper output)
 {
     [SkippableTheory]

@@ -4,7 +4,6 @@ using Xunit.Abstractions;
 namespace Tunnel.NetworkTests;
 
 /// <summary>Peers that come and go, and paths that grow and shrink, without a word from anybody.</summary>
-[Collection(nameof(LabCollection))]
 public sealed class MonitorTests(ITestOutputHelper output)
 {
     // Sends for as long as it lives; the receiver says each second's worth.

@@ -4,7 +4,6 @@ using Xunit.Abstractions;
 namespace Tunnel.NetworkTests;
 
 /// <summary>What a peer's options say of the outer header is what stands on the wire, whichever way packets leave.</summary>
-[Collection(nameof(LabCollection))]
 public sealed class OuterHeaderTests(ITestOutputHelper output)
 {
     // The inner packets' last hop before the tunnel is their host.

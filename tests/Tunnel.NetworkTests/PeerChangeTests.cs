@@ -4,7 +4,6 @@ using Xunit.Abstractions;
 namespace Tunnel.NetworkTests;
 
 /// <summary>Peers come, change and go while the others' traffic flows on, without the loss of a single packet.</summary>
-[Collection(nameof(LabCollection))]
 public sealed class PeerChangeTests(ITestOutputHelper output)
 {
     [SkippableFact]

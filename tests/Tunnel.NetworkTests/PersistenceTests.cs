@@ -4,7 +4,6 @@ using Xunit.Abstractions;
 namespace Tunnel.NetworkTests;
 
 /// <summary>Which peers a daemon has after a restart or a reload, and what stands in NAME.d.</summary>
-[Collection(nameof(LabCollection))]
 public sealed class PersistenceTests(ITestOutputHelper output)
 {
     private const string FullDisk = """mkdir -p "$1" && mount -t tmpfs -o size=4k,mode=0750 tmpfs "$1" && head -c 65536 /dev/zero >"$1/.fill" 2>/dev/null; shift; exec "$@" """;

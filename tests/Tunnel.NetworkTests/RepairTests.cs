@@ -4,7 +4,6 @@ using Xunit.Abstractions;
 namespace Tunnel.NetworkTests;
 
 /// <summary>What others do to the daemon's device and routes is mended; what is others' own is left alone.</summary>
-[Collection(nameof(LabCollection))]
 public sealed class RepairTests(ITestOutputHelper output)
 {
     [SkippableTheory]

@@ -3,7 +3,6 @@ using Xunit.Abstractions;
 namespace Tunnel.NetworkTests;
 
 /// <summary>A peer may only use the addresses that are behind it.</summary>
-[Collection(nameof(LabCollection))]
 public sealed class SourceCheckTests(ITestOutputHelper output)
 {
     [SkippableTheory]

@@ -6,6 +6,7 @@ using Tunnel.Wire;
 
 namespace Tunnel.NetworkTests.Host;
 
+[Collection(nameof(LabCollection))]
 public sealed class NamespaceLocksTests
 {
     // Binds and listens on an abstract name as another daemon would; its further arguments look like a daemon's.

@@ -4,7 +4,6 @@ using Xunit.Abstractions;
 namespace Tunnel.NetworkTests.Interop;
 
 /// <summary>tunneld on vm1 against Open vSwitch's userspace GRE on vm2: every option that both have, both IP versions inside and outside.</summary>
-[Collection(nameof(LabCollection))]
 public sealed class OpenVSwitchTests(ITestOutputHelper output)
 {
     private static readonly OpenVSwitchCase[] Cases =
@@ -137,7 +136,6 @@ public sealed class OpenVSwitchTests(ITestOutputHelper output)
             async () => (await vm2.Container.PingAsync(vm1.ContainerAddress(4), 1)).Received == 1,
             async () => $"{daemon.Report()}{await daemon.GetAsync("/v1/drops")}\n{ovs}");
 
-    // ping(8) doesn't wait long for the last answer.
     private static async Task PingAsync(Node from, string address)
     {
         PingResult ping = await from.PingAsync(address);
@@ -151,7 +149,7 @@ public sealed class OpenVSwitchTests(ITestOutputHelper output)
         string address = to.ContainerAddress(inner);
         PingResult whole = await from.Container.PingAsync(address, 3, "-M", "do", "-s", $"{mtu - headers}");
         Assert.True(whole.Received > 0, $"{whole.Result}");
-        PingResult above = await from.Container.PingAsync(address, 2, "-M", "do", "-s", $"{mtu + 1 - headers}");
+        PingResult above = await from.Container.PingAsync(address, 2, "-i", "0.02", "-M", "do", "-s", $"{mtu + 1 - headers}");
         Assert.Equal(0, above.Received);
         Assert.Matches($"mtu ?[=:] ?{mtu}", above.Result.Out + above.Result.Error);
         // Of IPv6 each end must learn first what the path takes.

@@ -234,6 +234,10 @@ internal sealed partial class Lab : IAsyncDisposable
     private static partial Regex NamePattern();
 }
 
-/// <summary>The tests that use a lab: one at a time, for each has the machine's processors busy enough.</summary>
+/// <summary>
+/// The tests that need the machine for themselves, one at a time, after all others: because they fill its processors, or say how fast something must be,
+/// or what this process lets go must be free at once (a program that another test starts has all that is open until its execve(2)). Labs don't see each
+/// other, so that other tests with one may run at the same time.
+/// </summary>
 [CollectionDefinition(nameof(LabCollection), DisableParallelization = true)]
 public sealed class LabCollection;

@@ -9,6 +9,7 @@ using Tunnel.Wire;
 namespace Tunnel.NetworkTests.Linux;
 
 /// <summary>A real TUN device in a namespace of its own: 10.9.0.1/24 on this side, everything else "behind" it.</summary>
+[Collection(nameof(LabCollection))]
 public sealed class TunDeviceTests
 {
     private static readonly InetAddress Here = Address("10.9.0.1");
