@@ -10,9 +10,9 @@ usage: scripts/fuzz.sh --minutes N [OPTION]...
 
 Gives mutated packets, ICMP errors, configuration files and requests to the code, all at the same time: every parser, both ways of a packet, the relay of
 errors, the control API. What makes one throw, or break a rule, is saved below tests/golden/fuzz, where the ordinary tests replay it from then on; that
-fuzzer ends there. Exit status 1 where that happened.
+fuzzer ends there. Exit status 1 where that happened, and what was found is shown. It keeps all processors busy.
 
-  --minutes N   how long; each fuzzer finishes the round that it is in, half a minute at most on a quiet machine
+  --minutes N   how long, without the build; each fuzzer finishes the round that it is in, half a minute at most on a quiet machine
   --seed S      where to begin: 0 to 99999999.  The same seed gives the same input.                    [the time, in minutes]
   --only NAME   only the fuzzers with NAME in their names, as in Parser, Config, Icmp, ControlApi, Dataplane
   --help        this text
@@ -53,8 +53,9 @@ say "$minutes min from seed $seed"
 export TUNNEL_FUZZ_SECONDS=$((minutes * 60)) TUNNEL_FUZZ_SEED=$seed
 status=0
 run_dotnet test tests/Tunnel.Tests -c Release --no-build --nologo --filter "Category=Fuzz${only:+&FullyQualifiedName~$only}" \
-  --logger "console;verbosity=normal" >"$log" 2>&1 </dev/null || status=$?
-grep -E '^ +(Passed|Failed) |saved as tests/' "$log" | cut -c 1-400 || true
+  --logger "console;verbosity=normal" -- xUnit.MaxParallelThreads=-1 >"$log" 2>&1 </dev/null || status=$?
+# Of what failed also why: the lines of the message, which end where the stack trace begins.
+awk '/^ +(Passed|Failed) /; /^ +Stack Trace:/ { why = 0 } why; /^ +Error Message:/ { why = 1 }' "$log" | cut -c 1-400
 found=$(comm -13 <(echo "$before") <(ls tests/golden/fuzz))
 if [[ $found ]]; then
   say "saved below tests/golden/fuzz: ${found//$'\n'/, }"
