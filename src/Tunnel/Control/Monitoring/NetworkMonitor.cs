@@ -274,8 +274,11 @@ internal sealed partial class NetworkMonitor : IAsyncDisposable
             else
             {
                 before.Entry = entry;
-                before.Monitor.Path?.SetCeiling(entry.LinkMtu, Now);
-                before.FollowKernel(entry.LearntMtu, Now);
+                if (entry.Peer.IsReady)
+                {
+                    before.Monitor.Path?.SetCeiling(entry.LinkMtu, Now);
+                    before.FollowKernel(entry.LearntMtu, Now);
+                }
             }
 
             // Somebody has looked at the configuration.
@@ -308,11 +311,13 @@ internal sealed partial class NetworkMonitor : IAsyncDisposable
         return new Watched(entry, monitor, config.Interface.PathMtuFloor);
     }
 
-    private void Ask(UnderlayTarget target, ProbeKind kind, ulong token, int length)
+    private bool Ask(UnderlayTarget target, ProbeKind kind, ulong token, int length)
     {
         Peer peer = _peers[target].Entry.Peer;
         int inner = length == 0 ? 0 : length - peer.Settings.Overhead;
-        _hasAsked |= _probes.Requests.TryAdd(new ProbeRequest(peer, kind, token, inner));
+        bool isAdded = _probes.Requests.TryAdd(new ProbeRequest(peer, kind, token, inner));
+        _hasAsked |= isAdded;
+        return isAdded;
     }
 
     private void TakeAnswers()
@@ -470,6 +475,7 @@ internal sealed partial class NetworkMonitor : IAsyncDisposable
 
     private sealed class Watched(PeerEntry entry, PeerMonitor monitor, int floor)
     {
+        private readonly PeerEntry _begun = entry;
         private int _learntMtu = entry.LearntMtu;
 
         public PeerEntry Entry { get; set; } = entry;
@@ -478,10 +484,10 @@ internal sealed partial class NetworkMonitor : IAsyncDisposable
 
         public long RefusedAt { get; set; }
 
-        // Whether what was found out still holds.
+        // Whether what was found out still holds. It does while this host has no way to the peer, and after, if the way is the same.
         public bool IsSame(PeerEntry now, NetworkConfig config) =>
-            now.Config.Keepalive == Entry.Config.Keepalive && now.FollowsPathMtu == Entry.FollowsPathMtu && config.Interface.PathMtuFloor == floor &&
-            now.Peer.Settings.Local == Entry.Peer.Settings.Local && now.Peer.IsReady == Entry.Peer.IsReady;
+            !now.Peer.IsReady || (now.Config.Keepalive == _begun.Config.Keepalive && now.FollowsPathMtu == _begun.FollowsPathMtu &&
+            config.Interface.PathMtuFloor == floor && now.Peer.Settings.Local == _begun.Peer.Settings.Local);
 
         // What the kernel has learnt counts when it learns it; it forgets later than we do.
         public void FollowKernel(int learntMtu, long now)

@@ -97,6 +97,13 @@ internal sealed class PathMtuSearch
             _verifyAt = now;
         }
 
+        // A search under way may be among lengths that the link does not take any more.
+        if (_round != Round.None)
+        {
+            _round = Round.None;
+            _verifyAt = now;
+        }
+
         if (grows)
         {
             (_growAt, _growPause) = (now, FirstGrowPause);

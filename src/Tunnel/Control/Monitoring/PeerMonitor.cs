@@ -31,7 +31,7 @@ internal sealed class PeerMonitor
 
     private readonly Keepalive _keepalive;
     private readonly Dictionary<ulong, (long SentAt, int Length)> _asked = [];
-    private readonly Action<ProbeKind, ulong, int> _send;
+    private readonly Func<ProbeKind, ulong, int, bool> _send;
     private readonly Action<int> _probe;
     private long _now;
     private ulong _nextToken;
@@ -45,6 +45,7 @@ internal sealed class PeerMonitor
     private int _lostInARow;
     private long _firstLostAt;
     private double? _roundTrip;
+    private long _lastHeard = -1;
     private string? _complaint;
     private long _complaintUntil;
 
@@ -53,8 +54,11 @@ internal sealed class PeerMonitor
     /// <param name="path">The search for its path MTU; null where there is to be none.</param>
     /// <param name="firstToken">What the first question says; an attacker should not guess it.</param>
     /// <param name="now">The time.</param>
-    /// <param name="send">Is called for each question: what with, its token, and its length in bytes (of the outer packet, for a path MTU; else 0).</param>
-    public PeerMonitor(Keepalive keepalive, PathMtuSearch? path, ulong firstToken, long now, Action<ProbeKind, ulong, int> send)
+    /// <param name="send">
+    /// Is called for each question: what with, its token, and its length in bytes (of the outer packet, for a path MTU; else 0). Says whether there was
+    /// room for it.
+    /// </param>
+    public PeerMonitor(Keepalive keepalive, PathMtuSearch? path, ulong firstToken, long now, Func<ProbeKind, ulong, int, bool> send)
     {
         _keepalive = keepalive;
         _send = send;
@@ -148,6 +152,14 @@ internal sealed class PeerMonitor
     public void Advance(long now, long lastHeard, bool isUsed)
     {
         AdvanceEcho(now);
+        if (!HasAnswered && lastHeard >= 0 && (_lastHeard < 0 || lastHeard - _lastHeard > Memory))
+        {
+            // It has begun to send: perhaps it is there now to answer.
+            _pause = _keepalive.Milliseconds;
+            _echoAt = Math.Min(_echoAt, now);
+        }
+
+        _lastHeard = lastHeard;
         if (HasAnswered && State != PeerState.Down)
         {
             _now = now;
@@ -239,8 +251,13 @@ internal sealed class PeerMonitor
     private ulong Ask(ProbeKind kind, int length, long now)
     {
         ulong token = _nextToken++;
+        if (!_send(kind, token, length))
+        {
+            // No token: the next turn tries again.
+            return 0;
+        }
+
         _asked[token] = (now, length);
-        _send(kind, token, length);
         return token;
     }
 

@@ -225,4 +225,71 @@ public sealed class PathMtuSearchTests
             _answers.Add((_now + RoundTrip, length));
         }
     }
+
+    [Theory]
+    [InlineData(600)]
+    [InlineData(700)]
+    [InlineData(800)]
+    [InlineData(900)]
+    public void A_link_that_shrinks_in_the_middle_of_a_search_is_the_limit_at_once(int shrinkAt)
+    {
+        long now = 0;
+        int path = 9000;
+        var answers = new List<(long At, int Length)>();
+        var search = new PathMtuSearch(9000, 576, now);
+        for (; now < 6_000; now += 10)
+        {
+            if (now == 1_000)
+            {
+                path = 5000;
+            }
+
+            foreach ((_, int length) in answers.Where(answer => answer.At <= now))
+            {
+                search.HearAnswer(length);
+            }
+
+            answers.RemoveAll(answer => answer.At <= now);
+            if (now >= 1_000 + shrinkAt)
+            {
+                search.SetCeiling(1500, now);
+                path = 1500;
+            }
+
+            search.Advance(now, 150, isUsed: true, length =>
+            {
+                if (length <= path)
+                {
+                    answers.Add((now + 20, length));
+                }
+            });
+            Assert.True(now < 1_000 + shrinkAt || search.Current <= 1500, $"{search.Current} at {now}, confirmed {search.IsConfirmed}");
+        }
+    }
+
+    [Fact]
+    public void A_link_below_the_floor_is_no_length_that_is_confirmed()
+    {
+        long now = 0;
+        var search = new PathMtuSearch(1500, 1304, now);
+        search.SetCeiling(1200, now);
+        var answers = new List<(long At, int Length)>();
+        for (; now < 6_000; now += 10)
+        {
+            foreach ((_, int length) in answers.Where(answer => answer.At <= now))
+            {
+                search.HearAnswer(length);
+            }
+
+            answers.RemoveAll(answer => answer.At <= now);
+            search.Advance(now, 150, isUsed: true, length =>
+            {
+                if (length <= 1100)
+                {
+                    answers.Add((now + 20, length));
+                }
+            });
+            Assert.False(search.IsConfirmed && search.Current > 1100, $"{search.Current} at {now} is said to be confirmed");
+        }
+    }
 }

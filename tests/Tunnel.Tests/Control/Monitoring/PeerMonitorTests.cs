@@ -181,7 +181,11 @@ public sealed class PeerMonitorTests
     }
 
     private PeerMonitor Monitor(Keepalive keepalive, PathMtuSearch? path = null) =>
-        new(keepalive, path, firstToken: 77, _now, (kind, token, _) => _asked.Add((kind, token, _now)));
+        new(keepalive, path, firstToken: 77, _now, (kind, token, _) =>
+        {
+            _asked.Add((kind, token, _now));
+            return true;
+        });
 
     private void Run(PeerMonitor monitor, long milliseconds, Action? each = null)
     {
@@ -199,5 +203,36 @@ public sealed class PeerMonitorTests
 
             each?.Invoke();
         }
+    }
+
+    [Fact]
+    public void Who_begins_to_send_after_a_long_silence_is_asked_soon()
+    {
+        var asked = new List<long>();
+        long now = 1_000;
+        var monitor = new PeerMonitor(Keepalive.Auto, null, 77, now, (_, _, _) =>
+        {
+            asked.Add(now);
+            return true;
+        });
+        for (; now < 601_000; now += 50)
+        {
+            monitor.Advance(now, -1, isUsed: false);
+        }
+
+        // Just after a question, when the next one is furthest away.
+        for (int count = asked.Count; asked.Count == count; now += 50)
+        {
+            monitor.Advance(now, -1, isUsed: false);
+        }
+
+        long start = now += 2_000;
+        int before = asked.Count;
+        for (; asked.Count == before; now += 50)
+        {
+            monitor.Advance(now, start, isUsed: true);
+        }
+
+        Assert.InRange(asked[^1] - start, 0, 1_500);
     }
 }
