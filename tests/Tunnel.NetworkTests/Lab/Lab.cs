@@ -23,6 +23,7 @@ namespace Tunnel.NetworkTests;
 internal sealed partial class Lab : IAsyncDisposable
 {
     private const string Prefix = "tunnellab";
+    private static readonly TimeSpan NamespaceDeadline = TimeSpan.FromMinutes(3);
 
     private static readonly Lazy<Task> LeftoversRemoved = new(RemoveLeftoversAsync);
     private static int _count;
@@ -159,7 +160,8 @@ internal sealed partial class Lab : IAsyncDisposable
     private async Task BuildAsync()
     {
         System.IO.Directory.CreateDirectory(Directory);
-        (await Command.RunAsync(["ip", "-batch", "-"], string.Concat(_nodes.Select(node => $"netns add {node.Netns}\n")))).Succeeded();
+        // The kernel makes no namespace while it takes down those of another test, should a module want to be loaded meanwhile (pernet_ops_rwsem).
+        (await Command.RunAsync(["ip", "-batch", "-"], string.Concat(_nodes.Select(node => $"netns add {node.Netns}\n")), NamespaceDeadline)).Succeeded();
 
         // Addresses are there at once: without it the kernel would look for others with the same for a second or two.
         foreach (Node node in _nodes)
