@@ -86,6 +86,16 @@ internal sealed class CommandTree
         return name;
     }
 
+    private static Option<string?> Value(string option, string value, string description)
+    {
+        Option<string?> made = new(option) { HelpName = value, Description = description };
+        made.Validators.Add(UsageErrors.CheckValue);
+        return made;
+    }
+
+    // A packet's length in a query, where one is given.
+    private static string Length(char separator, string? bytes) => bytes is null ? "" : $"{separator}length={Uri.EscapeDataString(bytes)}";
+
     private CtlCommand Show()
     {
         Argument<string> name = PeerName("PEER", "only this peer, in detail", optional: true);
@@ -216,8 +226,7 @@ internal sealed class CommandTree
     {
         Argument<string> source = new("SOURCE") { Description = "a packet's source address in the overlay" };
         Argument<string> destination = new("DESTINATION") { Description = "its destination" };
-        Option<string?> size = new("--size") { HelpName = "BYTES", Description = "its length with the IP header; default 84, an ordinary ping" };
-        size.Validators.Add(UsageErrors.CheckValue);
+        Option<string?> size = Value("--size", "BYTES", "its length with the IP header; default 84, an ordinary ping");
         CtlCommand command = new("explain", "Says step by step what would become of a packet. Nothing is sent.", "tunnelctl explain 172.17.51.2 172.17.52.2");
         command.Arguments.Add(source);
         command.Arguments.Add(destination);
@@ -225,8 +234,8 @@ internal sealed class CommandTree
         command.SetAction(parsed =>
         {
             using ControlClient client = Connect(parsed);
-            string query = $"source={Uri.EscapeDataString(parsed.GetRequiredValue(source))}&destination={Uri.EscapeDataString(parsed.GetRequiredValue(destination))}";
-            query += parsed.GetValue(size) is { } bytes ? $"&length={Uri.EscapeDataString(bytes)}" : "";
+            string query = $"source={Uri.EscapeDataString(parsed.GetRequiredValue(source))}&destination={Uri.EscapeDataString(parsed.GetRequiredValue(destination))}" +
+                Length('&', parsed.GetValue(size));
             JsonElement explanation = Expect(JsonValueKind.Object, client.Send(HttpMethod.Get, $"v1/explain?{query}"));
             Print(parsed, explanation, page => ExplainView.Draw(page, explanation));
             return explanation.Member("verdict").Text() is "sent" or "delivered" ? ExitCode.Done : ExitCode.Failed;
@@ -238,22 +247,20 @@ internal sealed class CommandTree
     {
         Argument<string> name = PeerName("PEER", "whose daemon to ask");
         Option<int> count = new("-c", "--count") { HelpName = "N", Description = "how often to ask, a second apart; default 4", DefaultValueFactory = _ => 4 };
-        Option<string?> size = new("--size") { HelpName = "BYTES", Description = "how long the question is as an inner packet; default 84" };
+        Option<string?> size = Value("--size", "BYTES", "how long the question is as an inner packet; default 84");
         count.Validators.Add(UsageErrors.CheckValue);
         count.Validators.Add(result =>
         {
             if (result.Tokens.Count == 1 && !(int.TryParse(result.Tokens[0].Value, out int number) && number is > 0 and <= 1_000_000))
                 result.AddError($"--count does not take '{result.Tokens[0].Value}'");
         });
-        size.Validators.Add(UsageErrors.CheckValue);
         CtlCommand command = new("ping", "Asks a peer's daemon through the tunnel, and says how long the answers take.", "tunnelctl ping vm2 -c 2");
         command.Arguments.Add(name);
         command.Options.Add(count);
         command.Options.Add(size);
         command.SetAction(parsed =>
         {
-            string path = ControlClient.PeerPath(parsed.GetRequiredValue(name)) + "/ping" +
-                (parsed.GetValue(size) is { } bytes ? $"?length={Uri.EscapeDataString(bytes)}" : "");
+            string path = ControlClient.PeerPath(parsed.GetRequiredValue(name)) + "/ping" + Length('?', parsed.GetValue(size));
             PingReport report = new(_surroundings.Output, parsed.GetValue(Json));
             int left = parsed.GetValue(count);
             while (true)
@@ -271,8 +278,7 @@ internal sealed class CommandTree
 
     private CtlCommand DockerConfig()
     {
-        Option<string?> subnet = new("--subnet") { HelpName = "CIDR", Description = "this host's container subnet; default: the first IPv4 one of `subnets` in the configuration" };
-        subnet.Validators.Add(UsageErrors.CheckValue);
+        Option<string?> subnet = Value("--subnet", "CIDR", "this host's container subnet; default: the first IPv4 one of `subnets` in the configuration");
         CtlCommand command = new("docker-config", "Prints what /etc/docker/daemon.json needs for containers of this host.", "tunnelctl docker-config");
         command.Options.Add(subnet);
         command.SetAction(parsed =>

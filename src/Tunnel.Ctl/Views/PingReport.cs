@@ -15,7 +15,7 @@ internal sealed class PingReport(TextWriter output, bool json)
     {
         _sent++;
         _peer = ping.Member("peer").Text() ?? "";
-        double? roundTrip = ping.Member("rtt-ms") is { ValueKind: JsonValueKind.Number } number ? number.GetDouble() : null;
+        double? roundTrip = ping.Member("rtt-ms").Number();
         if (roundTrip is double known)
             _roundTrips.Add(known);
 

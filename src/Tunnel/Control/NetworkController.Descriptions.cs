@@ -18,6 +18,9 @@ internal sealed partial class NetworkController
     public static string Version { get; } =
         typeof(NetworkController).Assembly.GetCustomAttribute<AssemblyInformationalVersionAttribute>()?.InformationalVersion.Split('+')[0] ?? "0";
 
+    /// <summary>Whether the TUN device is there and up.</summary>
+    public bool IsDeviceUp => _parts.Host.FindLink(_parts.Device.Index)?.IsUp ?? false;
+
     /// <summary>GET /v1/network.</summary>
     public NetworkModel DescribeNetwork()
     {

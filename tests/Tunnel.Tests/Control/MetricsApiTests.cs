@@ -2,7 +2,6 @@ using System.Net;
 using System.Net.Sockets;
 using Tunnel.Control;
 using Tunnel.Control.Api;
-using Tunnel.Dataplane;
 
 namespace Tunnel.Tests.Control;
 
@@ -16,7 +15,7 @@ public sealed class MetricsApiTests
         await using ControlFixture fixture = await ControlFixture.StartAsync("peers: {}");
         string socketPath = Path.ChangeExtension(fixture.ConfigPath, ".sock");
         await using ControlApi api = await ControlApi.StartAsync(
-            socketPath, metrics: null, fixture.Network, fixture.Queues, new HealthCheck([new Heart(hangs)], TimeProvider.System), fixture.Events, fixture.Log);
+            socketPath, metrics: null, fixture.Network, fixture.Queues, new HealthCheck([new FakeHeartbeat("tun0-0", hangs)], TimeProvider.System), fixture.Events, fixture.Log);
         using var client = new HttpClient(new SocketsHttpHandler
         {
             ConnectCallback = async (_, cancel) =>
@@ -32,14 +31,5 @@ public sealed class MetricsApiTests
         using HttpResponseMessage metrics = await client.GetAsync(new Uri("http://tunnel/metrics"));
         Assert.Equal("text/plain; version=0.0.4; charset=utf-8", metrics.Content.Headers.ContentType?.ToString());
         Assert.Contains("\ntunnel_peers 0\n", await metrics.Content.ReadAsStringAsync(), StringComparison.Ordinal);
-    }
-
-    private sealed class Heart(bool hangs) : IHeartbeat
-    {
-        public string Name => "tun0-0";
-
-        public long Beats { get; private set; }
-
-        public void Nudge() => Beats += hangs ? 0 : 1;
     }
 }

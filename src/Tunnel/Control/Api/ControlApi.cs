@@ -122,7 +122,7 @@ internal sealed partial class ControlApi : IAsyncDisposable
     private async Task WriteHealthAsync(HttpContext context)
     {
         IReadOnlyList<string> problems = await _health.CheckAsync(context.RequestAborted);
-        if (!_network.DescribeNetwork().Interface.Up)
+        if (!_network.IsDeviceUp)
         {
             problems = [.. problems, "the TUN device is down"];
         }

@@ -54,17 +54,16 @@ internal static class NetworkMetrics
     private static void WriteQueues(MetricsText text, IUnderlayQueues queues)
     {
         IReadOnlyList<QueueDepth> depths = queues.QueueDepths;
-        text.Gauge("tunnel_receive_queue_bytes", "What has come from the underlay and is not read yet, by worker.");
-        for (int i = 0; i < depths.Count; i++)
+        void Each(MetricsText begun, Func<QueueDepth, long> value)
         {
-            text.Sample(depths[i].Receive, "worker", i.ToString(CultureInfo.InvariantCulture));
+            for (int i = 0; i < depths.Count; i++)
+            {
+                begun.Sample(value(depths[i]), "worker", i.ToString(CultureInfo.InvariantCulture));
+            }
         }
 
-        text.Gauge("tunnel_send_queue_bytes", "What raw and UDP sockets have sent and the host's queues still hold, by worker.");
-        for (int i = 0; i < depths.Count; i++)
-        {
-            text.Sample(depths[i].Send, "worker", i.ToString(CultureInfo.InvariantCulture));
-        }
+        Each(text.Gauge("tunnel_receive_queue_bytes", "What has come from the underlay and is not read yet, by worker."), depth => depth.Receive);
+        Each(text.Gauge("tunnel_send_queue_bytes", "What raw and UDP sockets have sent and the host's queues still hold, by worker."), depth => depth.Send);
     }
 
     private static void WritePeers(MetricsText text, IReadOnlyList<PeerModel> peers)

@@ -34,7 +34,7 @@ internal sealed partial class NetworkMonitor : IAsyncDisposable
     private readonly Lock _lock = new();
     private readonly Dictionary<UnderlayTarget, Watched> _peers = [];
     private readonly Dictionary<InetAddress, long> _strangers = [];
-    private readonly Dictionary<ulong, Ping> _pings = [];
+    private readonly Dictionary<ulong, TaskCompletionSource<TimeSpan>> _pings = [];
     private readonly CancellationTokenSource _stop = new();
     private NetworkState? _known;
     private Task _turning = Task.CompletedTask;
@@ -85,11 +85,11 @@ internal sealed partial class NetworkMonitor : IAsyncDisposable
     /// <returns>The round trip; null where no answer came within a second.</returns>
     public async Task<TimeSpan?> PingAsync(Peer peer, int length, CancellationToken cancellationToken)
     {
-        var ping = new Ping();
+        var answer = new TaskCompletionSource<TimeSpan>(TaskCreationOptions.RunContinuationsAsynchronously);
         ulong token = (ulong)Random.Shared.NextInt64();
         lock (_lock)
         {
-            _pings[token] = ping;
+            _pings[token] = answer;
             _probes.Requests.TryAdd(new ProbeRequest(peer, ProbeKind.Echo, token, length));
         }
 
@@ -97,7 +97,7 @@ internal sealed partial class NetworkMonitor : IAsyncDisposable
         try
         {
             long start = _time.GetTimestamp();
-            while (ping.RoundTrip is null && _time.GetElapsedTime(start) < PingPatience)
+            while (!answer.Task.IsCompleted && _time.GetElapsedTime(start) < PingPatience)
             {
                 await Task.Delay(PingPause, _time, cancellationToken);
                 lock (_lock)
@@ -106,7 +106,7 @@ internal sealed partial class NetworkMonitor : IAsyncDisposable
                 }
             }
 
-            return ping.RoundTrip;
+            return answer.Task.IsCompleted ? await answer.Task : null;
         }
         finally
         {
@@ -327,9 +327,9 @@ internal sealed partial class NetworkMonitor : IAsyncDisposable
             while (replies.TryTake(out ProbeReply reply))
             {
                 double roundTrip = (double)reply.RoundTrip / Stopwatch.Frequency * 1000;
-                if (_pings.TryGetValue(reply.Token, out Ping? ping))
+                if (_pings.TryGetValue(reply.Token, out TaskCompletionSource<TimeSpan>? ping))
                 {
-                    ping.RoundTrip = TimeSpan.FromMilliseconds(roundTrip);
+                    ping.TrySetResult(TimeSpan.FromMilliseconds(roundTrip));
                     continue;
                 }
 
@@ -467,11 +467,6 @@ internal sealed partial class NetworkMonitor : IAsyncDisposable
 
     [LoggerMessage(Level = LogLevel.Error, Message = "a bug in watching over the peers, will try again")]
     private partial void LogBug(Exception bug);
-
-    private sealed class Ping
-    {
-        public TimeSpan? RoundTrip { get; set; }
-    }
 
     private sealed class Watched(PeerEntry entry, PeerMonitor monitor, int floor)
     {
