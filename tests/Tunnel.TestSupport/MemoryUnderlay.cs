@@ -67,7 +67,10 @@ public sealed class MemoryUnderlay : IUnderlay
                 UnderlayTarget target = batch[i].Target!;
                 int segmentSize = batch[i].SegmentSize;
                 Sent.Add((bytes, target.Endpoint));
-                Packets.Add(new SentPacket(bytes, target, segmentSize, batch[i].Segments, batch[i].FlowHash, batch[i].Offload, batch[i].Outer));
+                Packets.Add(new SentPacket(bytes, target, segmentSize, batch[i].Segments, batch[i].FlowHash, batch[i].Offload, batch[i].Outer)
+                {
+                    IsFragment = batch[i].IsFragment,
+                });
                 FarEnd?.Enqueue(target.UdpPort == 0
                     ? new ReceivedPacket(bytes)
                     : new ReceivedPacket(bytes)
@@ -133,6 +136,9 @@ public sealed record ReceivedPacket(byte[] Bytes)
 /// <summary>A packet as an underlay gets it; see <see cref="GatherPacket"/>.</summary>
 public sealed record SentPacket(byte[] Bytes, UnderlayTarget Target, int SegmentSize, int Segments, uint FlowHash, Offload Offload, OuterFields Outer)
 {
+    /// <summary>Whether it is a fragment of an outer packet.</summary>
+    public bool IsFragment { get; init; }
+
     /// <summary>The datagrams that the kernel makes of it; itself where it is not cut.</summary>
     public IReadOnlyList<byte[]> Datagrams => SegmentSize == 0 ? [Bytes] : [.. Bytes.Chunk(SegmentSize)];
 }

@@ -43,6 +43,12 @@ public struct GatherPacket
     /// <summary>Bytes of each datagram but the last, where it is to be cut into UDP datagrams (UDP_SEGMENT); else 0.</summary>
     public int SegmentSize;
 
+    /// <summary>
+    /// Whether it is a fragment of an outer packet: then it begins with the outer IP header even if its target has a UDP port. Of the first, the UDP
+    /// header lacks the source port, which is not in its checksum either (<see cref="Wire.UdpView.AddSourcePort"/>).
+    /// </summary>
+    public bool IsFragment;
+
     /// <summary>How many inner packets it carries; 0 for a message between daemons, and for a fragment of an outer packet but the first.</summary>
     public int Segments;
 

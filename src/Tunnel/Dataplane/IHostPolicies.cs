@@ -12,7 +12,7 @@ public enum XfrmDirection
     Out,
 }
 
-/// <summary>An XFRM (IPsec) policy for packets of IPv4 that this host receives or sends: ip-xfrm(8).</summary>
+/// <summary>An XFRM (IPsec) policy for packets that this host receives or sends: ip-xfrm(8).</summary>
 /// <param name="Direction">Which packets.</param>
 /// <param name="Source">The selector's source prefix.</param>
 /// <param name="Destination">The selector's destination prefix.</param>
@@ -23,7 +23,7 @@ public sealed record XfrmPolicy(
     XfrmDirection Direction, IpPrefix Source, IpPrefix Destination, byte Protocol, bool IsBlock, bool HasTemplates);
 
 /// <summary>The XFRM policies of a network namespace.</summary>
-/// <param name="Policies">Those for IPv4 that this host's own packets may meet: no forwarding, no sockets' own, none of xfrm devices.</param>
+/// <param name="Policies">Those that this host's own packets may meet: no forwarding, no sockets' own, none of xfrm devices.</param>
 /// <param name="BlocksIn">Whether received packets that no policy selects are discarded.</param>
 /// <param name="BlocksOut">The same for packets to be sent.</param>
 public sealed record XfrmPolicies(IReadOnlyList<XfrmPolicy> Policies, bool BlocksIn, bool BlocksOut)

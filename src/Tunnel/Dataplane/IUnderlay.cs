@@ -17,8 +17,8 @@ public interface IUnderlay : IDisposable
 
     /// <summary>
     /// Sends every packet of the batch, in order, and writes each one's <see cref="GatherPacket.Result"/>. Towards a target without UDP
-    /// port every packet begins with a complete outer IP header; towards one with a UDP port it is what follows the UDP header, once or,
-    /// where <see cref="GatherPacket.SegmentSize"/> is set, once for each datagram. A refused packet does not keep the others back.
+    /// port every packet begins with a complete outer IP header, and so does a <see cref="GatherPacket.IsFragment"/>; towards one with a UDP port
+    /// it is what follows the UDP header, once or, where <see cref="GatherPacket.SegmentSize"/> is set, once for each datagram. A refused packet does not keep the others back.
     /// </summary>
     void Send(GatherBatch batch);
 

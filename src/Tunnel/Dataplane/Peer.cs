@@ -44,11 +44,12 @@ public sealed class Peer
         {
             _ipv4TemplateSum = WriteOuterIpHeader(settings, IpProtocol.Gre, _outer, _template);
         }
-        else if (settings.Endpoint.IsIpv4)
+        else
         {
-            _udpTemplate = new byte[Ipv4Header.Length + UdpView.HeaderLength];
+            int ipLength = settings.Endpoint.IsIpv4 ? Ipv4Header.Length : Ipv6Header.Length;
+            _udpTemplate = new byte[ipLength + UdpView.HeaderLength];
             _ipv4TemplateSum = WriteOuterIpHeader(settings, IpProtocol.Udp, _outer, _udpTemplate);
-            BinaryPrimitives.WriteUInt16BigEndian(_udpTemplate.AsSpan(Ipv4Header.Length + UdpView.DestinationPortOffset), Target.UdpPort);
+            BinaryPrimitives.WriteUInt16BigEndian(_udpTemplate.AsSpan(ipLength + UdpView.DestinationPortOffset), Target.UdpPort);
         }
 
         gre.Write(_template.AsSpan(_greOffset));
@@ -71,7 +72,7 @@ public sealed class Peer
     /// <summary>Bytes that encapsulation puts before an inner packet: outer IP and GRE header; only the GRE header where the kernel puts UDP and IP before it.</summary>
     public int Overhead => _template.Length;
 
-    /// <summary>The same before a super-packet that the kernel cuts: there it puts nothing before the GRE header.</summary>
+    /// <summary>The same before a super-packet that the kernel cuts, and before a packet that a raw socket sends: there it puts nothing before the GRE header.</summary>
     public int UncutOverhead => _udpTemplate.Length + _template.Length;
 
     /// <summary>The largest inner packet that may be sent to it, in bytes: the path's GMTU, but never more than <see cref="LargestInner"/>.</summary>
@@ -133,12 +134,7 @@ public sealed class Peer
         }
         else if (_greOffset == Ipv6Header.Length)
         {
-            int length = Overhead - Ipv6Header.Length + innerLength;
-            BinaryPrimitives.WriteUInt16BigEndian(headers[Ipv6Header.PayloadLengthOffset..], (ushort)length);
-            if (outer != _outer)
-            {
-                outer.WriteIpv6(headers);
-            }
+            FinishIpv6(headers, Overhead - Ipv6Header.Length + innerLength, outer);
         }
 
         BinaryPrimitives.WriteUInt16BigEndian(headers[(_greOffset + GreHeader.ProtocolTypeOffset)..], protocolType);
@@ -168,14 +164,51 @@ public sealed class Peer
         WriteOuterHeaders(headers[_udpTemplate.Length..], innerLength, protocolType, innerSum: 0, outer, packets);
         if (_udpTemplate.Length != 0)
         {
-            int udpLength = UncutOverhead - Ipv4Header.Length + innerLength;
-            _udpTemplate.CopyTo(headers);
-            FinishIpv4(headers, Ipv4Header.Length + udpLength, outer, packets);
-            Span<byte> udp = headers[Ipv4Header.Length..];
-            BinaryPrimitives.WriteUInt16BigEndian(udp[UdpView.LengthOffset..], (ushort)udpLength);
-            ushort pseudoHeader = InternetChecksum.PseudoHeader(headers[12..Ipv4Header.Length], IpProtocol.Udp, udpLength);
-            BinaryPrimitives.WriteUInt16BigEndian(udp[UdpView.ChecksumOffset..], pseudoHeader);
+            WriteUdpTunnelHeaders(headers, innerLength, outer, packets);
         }
+    }
+
+    /// <summary>
+    /// The same before a packet that a raw socket sends. In UDP, the source port is left 0 and the checksum covers everything else
+    /// (<see cref="UdpView.AddSourcePort"/>).
+    /// </summary>
+    /// <param name="headers"><see cref="UncutOverhead"/> bytes.</param>
+    /// <param name="innerLength">The inner packet's length in bytes.</param>
+    /// <param name="protocolType">What the inner packet is: <see cref="EtherType"/>.</param>
+    /// <param name="innerSum">The folded sum of the inner packet's bytes, where <see cref="PeerSettings.UsesChecksum"/> is set or there is UDP.</param>
+    /// <param name="outer">What the outer IP header says.</param>
+    public void WriteAllHeaders(Span<byte> headers, int innerLength, ushort protocolType, ushort innerSum, OuterFields outer)
+    {
+        WriteOuterHeaders(headers[_udpTemplate.Length..], innerLength, protocolType, innerSum, outer);
+        if (_udpTemplate.Length != 0)
+        {
+            WriteUdpTunnelHeaders(headers, innerLength, outer, packets: 1);
+            Span<byte> udp = headers[(_udpTemplate.Length - UdpView.HeaderLength)..UncutOverhead];
+            BinaryPrimitives.WriteUInt16BigEndian(udp[UdpView.ChecksumOffset..], InternetChecksum.Compute(udp, innerSum));
+        }
+    }
+
+    // IP and UDP before the GRE header; the checksum is the pseudo-header's sum.
+    private void WriteUdpTunnelHeaders(Span<byte> headers, int innerLength, OuterFields outer, int packets)
+    {
+        int ipLength = _udpTemplate.Length - UdpView.HeaderLength;
+        int udpLength = UncutOverhead - ipLength + innerLength;
+        _udpTemplate.CopyTo(headers);
+        if (ipLength == Ipv4Header.Length)
+        {
+            FinishIpv4(headers, ipLength + udpLength, outer, packets);
+        }
+        else
+        {
+            FinishIpv6(headers, udpLength, outer);
+        }
+
+        // The addresses are the last of either header.
+        int addresses = ipLength == Ipv4Header.Length ? 12 : 8;
+        Span<byte> udp = headers[ipLength..];
+        BinaryPrimitives.WriteUInt16BigEndian(udp[UdpView.LengthOffset..], (ushort)udpLength);
+        ushort pseudoHeader = InternetChecksum.PseudoHeader(headers[addresses..ipLength], IpProtocol.Udp, udpLength);
+        BinaryPrimitives.WriteUInt16BigEndian(udp[UdpView.ChecksumOffset..], pseudoHeader);
     }
 
     // What differs from the template: the length, and for some packets more. With DF the identification says nothing and stays 0 (RFC 6864 section 4.1).
@@ -193,6 +226,15 @@ public sealed class Peer
 
         ushort checksum = (ushort)~InternetChecksum.Fold(sum);
         BinaryPrimitives.WriteUInt16BigEndian(header[Ipv4Header.ChecksumOffset..], checksum);
+    }
+
+    private void FinishIpv6(Span<byte> header, int payloadLength, OuterFields outer)
+    {
+        BinaryPrimitives.WriteUInt16BigEndian(header[Ipv6Header.PayloadLengthOffset..], (ushort)payloadLength);
+        if (outer != _outer)
+        {
+            outer.WriteIpv6(header);
+        }
     }
 
     // The IPv4 total length counts the IP header, the IPv6 payload length does not; the UDP length is bounded by both.

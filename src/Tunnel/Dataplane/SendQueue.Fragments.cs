@@ -24,9 +24,9 @@ internal sealed partial class SendQueue
         EndRun();
         if (protocolType == EtherType.Ipv6)
         {
-            if (peer.Target.UdpPort == 0)
+            if (FragmentsOutside(peer))
             {
-                return TryAddOuterFragments([], packet, innerSum: UsesChecksum(peer) ? InternetChecksum.Sum(packet.Span) : (ushort)0, peer);
+                return TryAddOuterFragments([], packet, innerSum: NeedsSum(peer) ? InternetChecksum.Sum(packet.Span) : (ushort)0, peer, flowHash);
             }
 
             _isOpen = false;
@@ -69,13 +69,13 @@ internal sealed partial class SendQueue
                     return false;
                 }
             }
-            else if (peer.Target.UdpPort != 0)
+            else if (!FragmentsOutside(peer))
             {
                 _isOpen = false;
                 AddSegment(segmentation, i, packet, protocolType, peer, flowHash, outer);
                 LetKernelFragment();
             }
-            else if (!TryAddOuterFragments(head, payload, innerSum: UsesChecksum(peer) ? InternetChecksum.Sum(head, payloadSum) : (ushort)0, peer))
+            else if (!TryAddOuterFragments(head, payload, innerSum: NeedsSum(peer) ? InternetChecksum.Sum(head, payloadSum) : (ushort)0, peer, flowHash))
             {
                 return false;
             }
@@ -85,6 +85,12 @@ internal sealed partial class SendQueue
     }
 
     private static bool UsesChecksum(Peer peer) => peer.Settings.UsesChecksum;
+
+    // Else a UDP socket does it, which goes by what the kernel knows of the path.
+    private static bool FragmentsOutside(Peer peer) => peer.Target.UdpPort == 0 || peer.Target.TakesRawFragments;
+
+    // A UDP checksum covers the inner packet as a GRE checksum does.
+    private static bool NeedsSum(Peer peer) => UsesChecksum(peer) || peer.Target.UdpPort != 0;
 
     // The IP header and, of a segment, the transport header are in the head; the rest is the payload.
     private bool TryAddInnerFragments(ReadOnlySpan<byte> head, in Piece payload, Peer peer, uint flowHash)
@@ -122,23 +128,24 @@ internal sealed partial class SendQueue
     }
 
     // Of a segment the inner headers are in the head; the rest of the inner packet is the payload. The packet counts with its first fragment.
-    private bool TryAddOuterFragments(ReadOnlySpan<byte> head, in Piece payload, ushort innerSum, Peer peer)
+    private bool TryAddOuterFragments(ReadOnlySpan<byte> head, in Piece payload, ushort innerSum, Peer peer, uint flowHash)
     {
         int innerLength = head.Length + payload.Length;
         bool isIpv4 = peer.Target.Endpoint.IsIpv4;
         int ipLength = isIpv4 ? Ipv4Header.Length : Ipv6Header.Length;
         int headerLength = isIpv4 ? Ipv4Header.Length : Ipv6Fragment.HeaderLength;
-        var cut = new FragmentCut(peer.Gmtu + peer.Overhead - headerLength, peer.Overhead - ipLength + head.Length, payload);
+        int overhead = peer.UncutOverhead;
+        var cut = new FragmentCut(peer.Gmtu + overhead - headerLength, overhead - ipLength + head.Length, payload);
         if (!cut.IsPossible || cut.Count > MaxPackets)
         {
             return false;
         }
 
         Span<byte> buffer = stackalloc byte[HeaderSlot];
-        Span<byte> outer = buffer[..(peer.Overhead + head.Length)];
-        head.CopyTo(outer[peer.Overhead..]);
+        Span<byte> outer = buffer[..(overhead + head.Length)];
+        head.CopyTo(outer[overhead..]);
         OuterFields fields = MayBeFragmented(peer.OuterFieldsOf(head.Length > 0 ? head : payload.Span));
-        peer.WriteOuterHeaders(outer[..peer.Overhead], innerLength, EtherType.Ipv6, innerSum, fields);
+        peer.WriteAllHeaders(outer[..overhead], innerLength, EtherType.Ipv6, innerSum, fields);
         uint identification = isIpv4 ? 0 : (uint)Interlocked.Increment(ref _lastIdentification);
         if (isIpv4 && outer[Ipv4Header.IdentificationOffset] == 0 && outer[Ipv4Header.IdentificationOffset + 1] == 0)
         {
@@ -166,6 +173,8 @@ internal sealed partial class SendQueue
             AppendUnlessEmpty(cut.PieceOf(i));
             _receivers[index] = peer;
             _sends[index].Outer = fields;
+            _sends[index].FlowHash = flowHash;
+            _sends[index].IsFragment = true;
             _sends[index].Segments = i == 0 ? 1 : 0;
             _parts[index] = i == 0 ? cut.Count : 1;
             _repeated[index] = i == 0 ? innerLength + peer.Overhead - _sends[index].Length : 0;

@@ -4,8 +4,8 @@ namespace Tunnel.Dataplane;
 
 /// <summary>
 /// Where packets to a peer go on the underlay. Kept over changes of configuration that leave endpoint and port as they are.
-/// Thread rule: immutable but for <see cref="Neighbor"/>, <see cref="PathMtu"/> and <see cref="Refuses"/>, which are published with one
-/// write each, and <see cref="Abilities"/> and <see cref="NoteLarge"/>, which the workers keep.
+/// Thread rule: immutable but for <see cref="Neighbor"/>, <see cref="PathMtu"/>, <see cref="Refuses"/> and
+/// <see cref="TakesRawFragments"/>, which are published with one write each, and <see cref="Abilities"/> and <see cref="NoteLarge"/>, which the workers keep.
 /// </summary>
 /// <param name="endpoint">The peer's underlay address.</param>
 /// <param name="udpPort">Its UDP port for GRE-in-UDP; 0 for plain GRE.</param>
@@ -18,6 +18,7 @@ public sealed class UnderlayTarget(InetAddress endpoint, ushort udpPort = 0)
     private int _pathMtu;
     private bool _sentLarge;
     private bool _refuses;
+    private bool _takesRawFragments;
 
     /// <summary>The peer's underlay address.</summary>
     public InetAddress Endpoint { get; } = endpoint;
@@ -47,6 +48,16 @@ public sealed class UnderlayTarget(InetAddress endpoint, ushort udpPort = 0)
 
     /// <summary>Whether the peer neither answers nor sends. The control plane's own: packet threads send all the same.</summary>
     public bool IsDown { get; set; }
+
+    /// <summary>
+    /// Whether outer fragments of GRE-in-UDP may be sent to it by a raw socket: not where an IPsec policy may apply, which could ask for ports. The
+    /// control plane sets it once it knows; until then a UDP socket fragments by what the kernel knows of the path.
+    /// </summary>
+    public bool TakesRawFragments
+    {
+        get => Volatile.Read(ref _takesRawFragments);
+        set => Volatile.Write(ref _takesRawFragments, value);
+    }
 
     /// <summary>Notes that a packet longer than <see cref="LargePacket"/> goes there. Any worker.</summary>
     public void NoteLarge()

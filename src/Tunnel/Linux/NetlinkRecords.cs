@@ -236,8 +236,13 @@ internal static class NetlinkRecords
 
         // Directions beyond these are for forwarding, and a socket's own.
         if (!MemoryMarshal.TryRead(payload, out xfrm_userpolicy_info info) ||
-            info.sel.family != LibC.AF_INET || info.dir is not (XFRM_POLICY_IN or XFRM_POLICY_OUT) ||
-            info.sel.prefixlen_s > 32 || info.sel.prefixlen_d > 32)
+            (info.sel.family != LibC.AF_INET && info.sel.family != LibC.AF_INET6) || info.dir is not (XFRM_POLICY_IN or XFRM_POLICY_OUT))
+        {
+            return false;
+        }
+
+        int bytes = info.sel.family == LibC.AF_INET ? 4 : 16;
+        if (info.sel.prefixlen_s > bytes * 8 || info.sel.prefixlen_d > bytes * 8)
         {
             return false;
         }
@@ -258,16 +263,16 @@ internal static class NetlinkRecords
 
         policy = new XfrmPolicy(
             info.dir == XFRM_POLICY_IN ? XfrmDirection.In : XfrmDirection.Out,
-            ReadSelector(info.sel.saddr, info.sel.prefixlen_s),
-            ReadSelector(info.sel.daddr, info.sel.prefixlen_d),
+            ReadSelector(info.sel.saddr, bytes, info.sel.prefixlen_s),
+            ReadSelector(info.sel.daddr, bytes, info.sel.prefixlen_d),
             info.sel.proto,
             info.action == XFRM_POLICY_BLOCK,
             hasTemplates);
         return true;
     }
 
-    private static IpPrefix ReadSelector(xfrm_address_t address, byte length) =>
-        new IpPrefix(InetAddress.Read(MemoryMarshal.AsBytes<uint>(address)[..4]), length).Network;
+    private static IpPrefix ReadSelector(xfrm_address_t address, int bytes, byte length) =>
+        new IpPrefix(InetAddress.Read(MemoryMarshal.AsBytes<uint>(address)[..bytes]), length).Network;
 
     private static uint ReadMtu(ReadOnlySpan<byte> metrics)
     {

@@ -137,9 +137,12 @@ internal sealed unsafe class RawGreSocket : IDisposable
     /// <param name="batch">The batch.</param>
     /// <param name="first">The first packet.</param>
     /// <param name="end">The one after the last.</param>
+    /// <param name="protocol">The protocol that their IP headers say, or of IPv4 fragments the whole packet's.</param>
     /// <param name="patience">How long the batch may still wait for room.</param>
-    public void Send(GatherBatch batch, int first, int end, ref SendPatience patience)
+    public void Send(GatherBatch batch, int first, int end, byte protocol, ref SendPatience patience)
     {
+        // One for all messages.
+        *(int*)CMSG_DATA((cmsghdr*)_protocol.Address) = protocol;
         while (first < end)
         {
             int count = _messages.Prepare(batch, first, end);

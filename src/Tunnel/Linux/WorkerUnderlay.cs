@@ -141,7 +141,8 @@ internal sealed class WorkerUnderlay : IUnderlay
             LinkNeighbor? neighbor = packets is null && target.UdpPort == 0 ? null : target.Neighbor;
             int end = first + 1;
             bool isUncut = batch[first].Offload.Gso != GsoType.None;
-            while (!isUncut && end < batch.Count && ReferenceEquals(batch[end].Target, target) && batch[end].Offload.Gso == GsoType.None)
+            while (!isUncut && end < batch.Count && ReferenceEquals(batch[end].Target, target) && batch[end].Offload.Gso == GsoType.None &&
+                batch[end].IsFragment == batch[first].IsFragment)
             {
                 end++;
             }
@@ -152,13 +153,17 @@ internal sealed class WorkerUnderlay : IUnderlay
             }
             else if (target.UdpPort != 0)
             {
-                if (SenderOf(target) is UdpSender sender)
+                if (SenderOf(target) is not UdpSender sender)
                 {
-                    sender.Send(batch, first, end, ref patience);
+                    MessageSender.SetResult(batch, first, end, TransmitResult.Failed);
+                }
+                else if (batch[first].IsFragment)
+                {
+                    SendUdpFragments(batch, first, end, sender, ref patience);
                 }
                 else
                 {
-                    MessageSender.SetResult(batch, first, end, TransmitResult.Failed);
+                    sender.Send(batch, first, end, ref patience);
                 }
             }
             else if (neighbor is not null)
@@ -167,7 +172,7 @@ internal sealed class WorkerUnderlay : IUnderlay
             }
             else if ((target.Endpoint.IsIpv4 ? _raw4 : _raw6) is RawGreSocket raw)
             {
-                raw.Send(batch, first, end, ref patience);
+                raw.Send(batch, first, end, IpProtocol.Gre, ref patience);
             }
             else
             {
@@ -256,6 +261,27 @@ internal sealed class WorkerUnderlay : IUnderlay
         }
 
         bool Follows(int index) => cuts && _segmenter!.MustFollow(_number, batch, index);
+    }
+
+    // They have a port like all else that goes there; a UDP socket would fragment by what the kernel knows of the path.
+    private void SendUdpFragments(GatherBatch batch, int first, int end, UdpSender sender, ref SendPatience patience)
+    {
+        bool isIpv4 = batch[first].Target!.Endpoint.IsIpv4;
+        if ((isIpv4 ? _raw4 : _raw6) is not RawGreSocket raw)
+        {
+            MessageSender.SetResult(batch, first, end, TransmitResult.Unreachable);
+            return;
+        }
+
+        for (int i = first; i < end; i++)
+        {
+            if (batch[i].Segments != 0)
+            {
+                UdpView.AddSourcePort(batch.Pieces(i)[0].Span[(isIpv4 ? Ipv4Header.Length : Ipv6Fragment.HeaderLength)..], sender.PortOf(batch[i].FlowHash));
+            }
+        }
+
+        raw.Send(batch, first, end, IpProtocol.Udp, ref patience);
     }
 
     // The next hop may have been lost since the packet was begun.

@@ -39,6 +39,19 @@ public readonly ref struct UdpView
     /// <summary>What follows the header.</summary>
     public ReadOnlySpan<byte> Payload => _datagram[HeaderLength..];
 
+    /// <summary>Writes the source port of a header that has 0 there, and adds it to the checksum, which covers everything else (RFC 1624).</summary>
+    /// <param name="header">At least <see cref="HeaderLength"/> bytes.</param>
+    /// <param name="port">The port, host order.</param>
+    public static void AddSourcePort(Span<byte> header, ushort port)
+    {
+        BinaryPrimitives.WriteUInt16BigEndian(header, port);
+        ushort sum = (ushort)~BinaryPrimitives.ReadUInt16BigEndian(header[ChecksumOffset..]);
+        ushort checksum = (ushort)~InternetChecksum.Fold((ulong)sum + port);
+
+        // 0 would say that there is none (RFC 768).
+        BinaryPrimitives.WriteUInt16BigEndian(header[ChecksumOffset..], checksum == 0 ? (ushort)0xffff : checksum);
+    }
+
     /// <summary>Checks the length field against the bytes at hand.</summary>
     public static bool TryParse(ReadOnlySpan<byte> bytes, out UdpView view)
     {

@@ -165,7 +165,7 @@ public sealed class HostPoliciesTests
         lab.Here.Ip("xfrm policy add src 192.168.40.0/24 dst 0.0.0.0/0 dir in action block");
         lab.Here.Ip("xfrm policy add src 10.0.0.0/8 dst 192.168.40.11 dir in");
 
-        // None of these is met by packets of this host's own and of IPv4.
+        // Of these, one is met by packets of this host's own.
         lab.Here.Ip("xfrm policy add src 192.168.40.0/24 dst 0.0.0.0/0 dir fwd action block");
         lab.Here.Ip("xfrm policy add src fd00::1 dst fd00::2 dir out action block");
         lab.Here.Ip("xfrm policy add src 192.168.40.11 dst 192.168.40.13 dir out if_id 7 tmpl src 192.168.40.11 dst 192.168.40.13 proto esp mode tunnel");
@@ -178,6 +178,7 @@ public sealed class HostPoliciesTests
                 new(XfrmDirection.Out, FakeHostNetwork.Prefix("192.168.40.11/32"), FakeHostNetwork.Prefix("192.168.40.12/32"), 47, false, true),
                 new(XfrmDirection.In, FakeHostNetwork.Prefix("192.168.40.0/24"), FakeHostNetwork.Prefix("0.0.0.0/0"), 0, true, false),
                 new(XfrmDirection.In, FakeHostNetwork.Prefix("10.0.0.0/8"), FakeHostNetwork.Prefix("192.168.40.11/32"), 0, false, false),
+                new(XfrmDirection.Out, FakeHostNetwork.Prefix("fd00::1/128"), FakeHostNetwork.Prefix("fd00::2/128"), 0, true, false),
             },
             found.Policies.ToHashSet());
 

@@ -275,6 +275,77 @@ public sealed class FragmentationTests
     }
 
     [Theory]
+    [InlineData(2)]
+    [InlineData(3)]
+    public void V3_in_UDP_a_raw_socket_sends_fragments_that_fit(int way)
+    {
+        bool isIpv4 = way == 2;
+        int ip = isIpv4 ? 20 : 40;
+        var random = new Random(way);
+        for (int round = 0; round < Rounds; round++)
+        {
+            int gmtu = random.Next(100, 1300);
+            Join(way, gmtu, withEverything: random.Next(2) == 0);
+            _to2.Target.TakesRawFragments = true;
+            int most = Math.Max(gmtu, 1280);
+            FlowPacket flow = new FlowPacket { Source = Here6, Destination = There6, IsPartial = true, Payload = Packets.Payload(3000) };
+            Offload offload = SegmentationTests.OffloadOf(flow, 1200);
+            byte[] super = flow.Build();
+            List<byte[]> originals =
+            [
+                .. Enumerable.Range(0, random.Next(1, 5)).Select(_ => Packets.UdpPacket(Here6, There6, Packets.Payload(random.Next(most - 47)))),
+                Packets.UdpPacket(Here6, There6, Packets.Payload(most - 48)),
+            ];
+            originals.ForEach(packet => _vm1.Tun.Enqueue([.. packet]));
+            _vm1.Tun.Enqueue([.. super], offload);
+            originals.AddRange(ReferenceSegmenter.Cut(super, offload));
+            _vm1.RunOutbound();
+
+            int largest = gmtu + _to2.UncutOverhead;
+            Assert.All(_vm1.Underlay.Packets, sent => Assert.InRange(sent.IsFragment ? sent.Bytes.Length : 0, 0, largest));
+            Assert.Equal(originals.Count, _vm1.Underlay.Packets.Sum(sent => sent.Segments));
+            ushort port = (ushort)random.Next(49_152, 65_536);
+            byte[][] fragments = [.. _vm1.Underlay.Packets.Where(sent => sent.IsFragment).Select(sent => WithPort(sent, port))];
+            Assert.All(fragments, fragment => Assert.True(!isIpv4 || ((fragment[6] & 0x40) == 0 && fragment[9] == 17 && IdentificationOf(fragment) != "0000")));
+            var whole = new Queue<byte[]>(Reassembler.Join(fragments));
+            foreach (SentPacket sent in _vm1.Underlay.Packets.Where(sent => sent.Segments != 0))
+            {
+                _vm2.Underlay.Enqueue(new ReceivedPacket(sent.IsFragment ? Datagram(whole.Dequeue(), port) : sent.Bytes)
+                {
+                    Reception = Reception.UdpSocket, SegmentSize = sent.SegmentSize, Source = _to1.Settings.Endpoint,
+                });
+            }
+
+            _vm2.Tun.Written.Clear();
+            _vm2.RunInbound();
+            Assert.Equal(originals.Select(Convert.ToHexString), _vm2.Tun.Written.Select(written => Convert.ToHexString(written.Bytes)));
+            Assert.Equal((originals.Count, originals.Sum(packet => packet.Length)), (_to2.Counters[0].SentPackets, _to2.Counters[0].SentBytes));
+            Assert.Empty(_vm1.Drops());
+            Assert.Empty(_vm2.Drops());
+        }
+
+        byte[] WithPort(SentPacket sent, ushort port)
+        {
+            if (sent.Segments != 0)
+            {
+                UdpView.AddSourcePort(sent.Bytes.AsSpan(isIpv4 ? 20 : 48), port);
+            }
+
+            return sent.Bytes;
+        }
+
+        // What a UDP socket hands over, if the checksum is right.
+        byte[] Datagram(byte[] packet, ushort port)
+        {
+            byte[] pseudoHeader = [.. packet[(isIpv4 ? 12 : 8)..ip], 0, 17, .. packet[(ip + 4)..(ip + 6)]];
+            Assert.Equal(0xffff, Rfc1071.Sum([.. pseudoHeader, .. packet[ip..]]));
+            Assert.True(UdpView.TryParse(packet.AsSpan(ip), out UdpView udp));
+            Assert.Equal((port, 4754, packet.Length - ip), (udp.SourcePort, udp.DestinationPort, udp.Length));
+            return packet[(ip + 8)..];
+        }
+    }
+
+    [Theory]
     [InlineData(0)]
     [InlineData(1)]
     [InlineData(2)]

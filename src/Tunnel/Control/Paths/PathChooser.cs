@@ -163,7 +163,7 @@ internal sealed partial class PathChooser : IAsyncDisposable
     }
 
     private void FallBackForPolicies(string reason) =>
-        Note(() => _rules = new HostRules(XfrmPolicies.None, new NetfilterRuleset([], [$"the host's rules can't be read: {reason}"])));
+        Note(() => _rules = new HostRules(XfrmPolicies.None, new NetfilterRuleset([], [$"the host's rules can't be read: {reason}"]), IsXfrmKnown: false));
 
     // Without notifications a look would soon be out of date, so raw sockets it is from now on.
     private void FallBackForEvents(string reason) => Note(() => _blind = $"the host's changes can't be followed: {reason}");
@@ -308,10 +308,16 @@ internal sealed partial class PathChooser : IAsyncDisposable
         }
 
         ApplyNeighbors(changes, lost);
-        if (!sameTargets || routes || rules != _judgedRules)
+        bool newRules = rules != _judgedRules;
+        _judgedRules = rules;
+        if (!sameTargets || routes || newRules)
         {
-            _judgedRules = rules;
             Judge(rules);
+        }
+
+        if (peers || newRules)
+        {
+            JudgeFragments(rules);
         }
 
         Enact();
@@ -433,18 +439,18 @@ internal sealed partial class PathChooser : IAsyncDisposable
         foreach (TargetState state in rules is null ? Enumerable.Empty<TargetState>() : _targets.Values)
         {
             state.IsHindered = false;
+            UnderlayTarget target = state.Peer.Target;
+            var flow = new UnderlayFlow(state.Peer.Settings.Local, target.Endpoint, state.Hop?.LinkName ?? "", target.UdpPort, _sourcePorts);
+            string? policy = XfrmJudgement.FindHindrance(rules!.Xfrm, flow);
             if (state.Hop is not HostNextHop hop)
             {
                 continue;
             }
 
-            UnderlayTarget target = state.Peer.Target;
-            var flow = new UnderlayFlow(state.Peer.Settings.Local, target.Endpoint, hop.LinkName, target.UdpPort, _sourcePorts);
             if (IsUdp(target))
             {
                 // Its sockets need no telling, and concern no other peer.
-                state.IsHindered =
-                    XfrmJudgement.FindHindrance(rules!.Xfrm, flow) is not null || rules.Netfilter.FindHindrance(flow) is not null;
+                state.IsHindered = policy is not null || rules.Netfilter.FindHindrance(flow) is not null;
                 continue;
             }
 
@@ -454,7 +460,7 @@ internal sealed partial class PathChooser : IAsyncDisposable
             }
 
             // An IPsec policy concerns the sending to its own peer only; but nobody can tell packet sockets to leave out one sender.
-            if (XfrmJudgement.FindHindrance(rules!.Xfrm, flow) is string policy)
+            if (policy is not null)
             {
                 state.IsHindered = true;
                 Add(policy);
@@ -477,6 +483,16 @@ internal sealed partial class PathChooser : IAsyncDisposable
             {
                 hindrances.Add(hindrance);
             }
+        }
+    }
+
+    // GRE-in-UDP of either family, with a next hop or not. A raw socket tells the kernel no ports, so a policy for some would be missed.
+    private void JudgeFragments(HostRules? rules)
+    {
+        foreach (Peer peer in _peers().Where(peer => peer.IsReady && IsUdp(peer.Target)))
+        {
+            var flow = new UnderlayFlow(peer.Settings.Local, peer.Target.Endpoint, LinkName: "", peer.Target.UdpPort, _sourcePorts);
+            peer.Target.TakesRawFragments = rules is { IsXfrmKnown: true } && XfrmJudgement.FindHindrance(rules.Xfrm, flow) is null;
         }
     }
 
@@ -623,7 +639,7 @@ internal sealed partial class PathChooser : IAsyncDisposable
     [LoggerMessage(Level = LogLevel.Error, Message = "a bug in following the host's paths, uses raw sockets and will try again")]
     private partial void LogBug(Exception bug);
 
-    private sealed record HostRules(XfrmPolicies Xfrm, NetfilterRuleset Netfilter, bool IsBlind = false);
+    private sealed record HostRules(XfrmPolicies Xfrm, NetfilterRuleset Netfilter, bool IsBlind = false, bool IsXfrmKnown = true);
 
     private sealed class TargetState
     {

@@ -453,6 +453,35 @@ public sealed class PathChooserTests
         Assert.Equal(["the host's changes can't be followed: receive notifications: No buffer space available"], host.Chooser.Reasons);
     }
 
+    // A raw socket would go around a policy for its ports.
+    [Fact]
+    public async Task WhereAnIpsecPolicyMayApplyNoRawSocketSendsFragmentsOfGreInUdp()
+    {
+        await using var host = new Fixture { Peers = [Fixture.NewPeer("192.168.40.12", udpPort: 4754), Fixture.NewPeer("2001:db8::2", udpPort: 4754)] };
+        host.Start();
+        await UntilAsync(true, true);
+        host.Policies.Change(Covering("192.168.40.12/32", IpProtocol.Udp), NetfilterRules.None);
+        await UntilAsync(false, true);
+        host.Policies.Change(Covering("2001:db8::/32", 0), NetfilterRules.None);
+        await UntilAsync(true, false);
+
+        // A peer that comes later too.
+        host.Peers = [Fixture.NewPeer("2001:db8::3", udpPort: 4754), Fixture.NewPeer("2001:db9::2", udpPort: 4754)];
+        host.Chooser.Changed();
+        await UntilAsync(false, true);
+        host.Policies.Change(new XfrmPolicies([], BlocksIn: false, BlocksOut: true), NetfilterRules.None);
+        await UntilAsync(false, false);
+
+        Task UntilAsync(bool first, bool second) =>
+            host.UntilAsync(() => host.Target(0).TakesRawFragments == first && host.Target(1).TakesRawFragments == second);
+
+        static XfrmPolicies Covering(string destination, byte protocol)
+        {
+            IpPrefix source = FakeHostNetwork.Prefix(destination.Contains(':', StringComparison.Ordinal) ? "::/0" : "0.0.0.0/0");
+            return new([new(XfrmDirection.Out, source, FakeHostNetwork.Prefix(destination), protocol, false, true)], false, false);
+        }
+    }
+
     [Theory]
     [InlineData(null)]
     [InlineData(UnderlayPath.Packet)]
