@@ -121,6 +121,7 @@ public sealed class FuzzTests
                 Overlay.Peer("seven", endpoint: Endpoints[3], local: "fd00:40::11", keyIn: 1, keyOut: 1, sequence: !strict, gmtu: 70_000, udpPort: udpPort, strict: strict),
                 Overlay.Peer("waiting", endpoint: "::", local: "::"),
             ];
+            _peers[1].Target.TakesRawFragments = number % 4 == 1;
             string[] addresses = ["10.0.201.1", "fd00:201::1"];
             _snapshots =
             [
@@ -637,7 +638,7 @@ public sealed class FuzzTests
                 SuperPackets += isSuper ? 1 : 0;
 
                 // Of a packet in outer fragments the first counts for all.
-                bool isPart = about.Target is { UdpPort: 0 } && Reassembler.IsFragment(packet);
+                bool isPart = about.IsFragment;
                 TransmitResult result = !isPart && ++_count % 16 == 0 ? (TransmitResult)(1 + (_count / 16 % 5)) : TransmitResult.Sent;
                 if (isSuper && result == TransmitResult.Failed && !RefusesSuperPackets)
                 {
@@ -707,7 +708,7 @@ public sealed class FuzzTests
             public override bool TakesSuperPackets => false;
 
             protected override string? Check(ReadOnlySpan<byte> packet, in GatherPacket about) =>
-                about.Target!.UdpPort == 0 && Reassembler.IsFragment(packet) ? CheckFragment(packet, isFirst: about.Segments == 1) : about.Target!.UdpPort == 0 ? CheckPacket(packet) : CheckDatagrams(packet, about);
+                about.IsFragment ? CheckFragment(packet, about) : about.Target!.UdpPort == 0 ? CheckPacket(packet) : CheckDatagrams(packet, about);
 
             private static string? CheckDatagrams(ReadOnlySpan<byte> bytes, in GatherPacket about)
             {
@@ -731,22 +732,29 @@ public sealed class FuzzTests
             }
 
             // Fragments of one packet follow one another.
-            private string? CheckFragment(ReadOnlySpan<byte> packet, bool isFirst)
+            private string? CheckFragment(ReadOnlySpan<byte> packet, in GatherPacket about)
             {
                 bool isIpv4 = packet[0] >> 4 == 4;
                 int header = isIpv4 ? 20 : 48;
                 ushort field = BinaryPrimitives.ReadUInt16BigEndian(packet[(isIpv4 ? 6 : 42)..]);
                 int offset = isIpv4 ? (field & 0x1fff) * 8 : field & 0xfff8;
                 bool isLast = (field & (isIpv4 ? 0x2000 : 1)) == 0;
-                _length = isFirst ? 0 : _length;
-                if (offset != _length || packet.Length > LeastGmtu + 1 + 40 + 16 || _length + packet.Length > _whole.Length)
+                _length = about.Segments == 1 ? 0 : _length;
+                if (offset != _length || packet.Length > LeastGmtu + 1 + 40 + 8 + 16 || _length + packet.Length > _whole.Length)
                 {
                     return Fault($"not the next fragment at {_length}", packet);
                 }
 
                 packet[header..].CopyTo(_whole.AsSpan(_length));
                 _length += packet.Length - header;
-                return isLast ? CheckGre(_whole.AsSpan(0, _length), packet) : null;
+                if (!isLast || about.Target!.UdpPort == 0)
+                {
+                    return isLast ? CheckGre(_whole.AsSpan(0, _length), packet) : null;
+                }
+
+                return UdpView.TryParse(_whole.AsSpan(0, _length), out UdpView udp) && udp.Length == _length && udp.SourcePort == 0
+                    ? CheckGre(udp.Payload, packet)
+                    : Fault("UDP header wrong", packet);
             }
 
             private string? CheckPacket(ReadOnlySpan<byte> packet)
