@@ -38,6 +38,7 @@ internal sealed partial class NetworkController : IAsyncDisposable
     private readonly ILogger _log;
     private NetworkState _state;
     private IReadOnlyList<string> _warnings;
+    private volatile bool _leavesHost;
     private readonly SemaphoreSlim _namesAwaited = new(0, 1);
     private readonly SemaphoreSlim _pathsChanged = new(0, 1);
     private readonly NetworkMonitor _monitor;
@@ -83,6 +84,11 @@ internal sealed partial class NetworkController : IAsyncDisposable
     public async Task StartAsync()
     {
         _offloads.Start();
+        if (_parts.InheritsDevice)
+        {
+            _kernel.AdoptAddresses();
+        }
+
         IReadOnlyDictionary<string, Resolution> names = await _preparation.ResolveAsync(Wanted, Wanted.Peers, PatienceAtStart, _stop.Token);
         NetworkState next = Prepare(Wanted, names);
         _claims.Replace(next);
@@ -176,14 +182,21 @@ internal sealed partial class NetworkController : IAsyncDisposable
             cancellationToken);
     }
 
-    /// <summary>Stops following the host and removes our routes and addresses.</summary>
+    /// <summary>Leaves routes and addresses in place at the end: a next process goes on with the device, or the device goes with them.</summary>
+    public void LeaveHost() => _leavesHost = true;
+
+    /// <summary>Stops following the host and removes our routes and addresses, unless they are to be left.</summary>
     public async ValueTask DisposeAsync()
     {
         await _stop.CancelAsync();
         await _monitor.DisposeAsync();
         await Task.WhenAll(_following, _resolving, _reporting);
         await _gate.WaitAsync();
-        _kernel.RemoveAll();
+        if (!_leavesHost)
+        {
+            _kernel.RemoveAll();
+        }
+
         _claims.Dispose();
         _gate.Dispose();
         _namesAwaited.Dispose();

@@ -41,7 +41,11 @@ internal sealed record NetworkParts(
     TimeProvider Time,
     ProbeExchange Probes,
     Action WakeProber,
-    Action<NetworkConfig>? Changed = null);
+    Action<NetworkConfig>? Changed = null)
+{
+    /// <summary>Whether the device and its addresses are an earlier process's, and this one's now.</summary>
+    public bool InheritsDevice { get; init; }
+}
 
 /// <summary>What a reload changed: peers by name, and whether anything else in the file differs.</summary>
 internal sealed record ReloadResult(IReadOnlyList<string> Added, IReadOnlyList<string> Changed, IReadOnlyList<string> Removed, bool Network);
