@@ -1,7 +1,6 @@
 using System.CommandLine;
 using System.CommandLine.Completions;
 using System.CommandLine.Invocation;
-using System.Text.Json;
 
 namespace Tunnel.Ctl;
 
