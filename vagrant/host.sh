@@ -32,7 +32,8 @@ systemctl enable --now tunneld@tun0
 # Docker's bridge gets this host's subnet, and the tunnel's MTU.
 mkdir -p /etc/docker
 tunnelctl docker-config >/etc/docker/daemon.json
-installed docker.io || get docker.io
+# Docker wants AppArmor's programs where the kernel has AppArmor, and Debian only recommends them.
+{ installed docker.io && installed apparmor; } || get docker.io apparmor
 iptables --policy FORWARD ACCEPT
 systemctl restart docker
 say "containers are in $subnet"
