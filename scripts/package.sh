@@ -15,8 +15,14 @@ arch=amd64
 version=$(sed -n 's|.*<VersionPrefix>\(.*\)</VersionPrefix>.*|\1|p' "$repo/Directory.Build.props")
 while (($# > 0)); do
   case $1 in
-    --arch) arch=${2-} && shift 2 || usage_error "--arch needs a value" ;;
-    --version) version=${2-} && shift 2 || usage_error "--version needs a value" ;;
+    --arch | --version)
+      (($# > 1)) || usage_error "$1 needs a value"
+      case $1 in
+        --arch) arch=$2 ;;
+        --version) version=$2 ;;
+      esac
+      shift 2
+      ;;
     -h | --help) usage; exit 0 ;;
     *) usage_error "unknown argument: $1" ;;
   esac

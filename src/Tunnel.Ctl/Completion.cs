@@ -48,7 +48,10 @@ internal sealed class Completion : SynchronousCommandLineAction
     {
         string line = parseResult.Tokens.LastOrDefault(token => token.Type != System.CommandLine.Parsing.TokenType.Directive)?.Value ?? "";
         ParseResult typed = parseResult.CommandResult.Command.Parse(line);
-        foreach (CompletionItem item in typed.GetCompletions(line.Length))
+
+        // System.CommandLine offers what has the word anywhere in it; a shell puts it in the word's place, so the beginning must stay.
+        string word = line[(line.LastIndexOf(' ') + 1)..];
+        foreach (CompletionItem item in typed.GetCompletions(line.Length).Where(item => item.Label.StartsWith(word, StringComparison.Ordinal)))
             _output.WriteLine(string.IsNullOrEmpty(item.Detail) ? item.Label : $"{item.Label}\t{item.Detail}");
 
         return ExitCode.Done;

@@ -59,6 +59,48 @@ public sealed partial class PackageTests(ITestOutputHelper output)
         Assert.True(security.ExitCode == 0, security.ToString());
     }
 
+    [SkippableTheory]
+    [InlineData("tunneld.8", "docs/tunneld.md")]
+    [InlineData("tunnelctl.8", "docs/tunnelctl.md")]
+    [InlineData("tunneld.yaml.5", "docs/configuration.md")]
+    public async Task TheManualSaysAllThatItsPageSays(string page, string source)
+    {
+        await SkipWithoutAsync("python3");
+        string roff = (await Command.RunAsync(["python3", Path.Combine(Checkout.Directory, "packaging", "man", "manual.py"), page])).Succeeded().Out;
+
+        // The first cell of each row of each table is a tag, each section a section, each example there.
+        string[] lines = await File.ReadAllLinesAsync(Path.Combine(Checkout.Directory, source));
+        string[] tags = [.. lines.Where(line => line.StartsWith("| `", StringComparison.Ordinal)).Select(line => line.Split('`')[1].Replace("\\|", "|", StringComparison.Ordinal))];
+        string plain = roff.Replace("\\&", "", StringComparison.Ordinal).Replace("\\-", "-", StringComparison.Ordinal).Replace("\\e", "\\", StringComparison.Ordinal);
+        Assert.NotEmpty(tags);
+        Assert.All(tags, tag => Assert.Contains($"\n.It \\fB{tag}\\fR", plain, StringComparison.Ordinal));
+        Assert.All(
+            lines.Where(line => line.StartsWith("## ", StringComparison.Ordinal)),
+            line => Assert.Contains($"\n.Sh {line[3..].ToUpperInvariant()}\n", plain, StringComparison.Ordinal));
+        Assert.All(lines.Where(line => line.StartsWith("$ ", StringComparison.Ordinal)), line => Assert.Contains($"\n{line}\n", plain, StringComparison.Ordinal));
+
+        // No Markdown is left, and no request that the formatter does not know.
+        Assert.DoesNotContain("](", plain, StringComparison.Ordinal);
+        Assert.DoesNotContain("`", plain, StringComparison.Ordinal);
+        Assert.DoesNotMatch(@"(?m)^['.](?!\\""|Dd |Dt |Os |Sh |Ss |Nm |Nd |Pp$|Bl |It|El$|Bd |Ed$|br$|Xr )", roff);
+    }
+
+    [SkippableFact]
+    public async Task ThePageOfTunneldHasItsOptions()
+    {
+        string help = (await Command.RunAsync([Programs.Tunneld, "--help"])).Succeeded().Out;
+        string page = await File.ReadAllTextAsync(Path.Combine(Checkout.Directory, "docs", "tunneld.md"));
+        string[] completion = await Task.WhenAll(((string[])["bash", "zsh", "fish"]).Select(shell =>
+            File.ReadAllTextAsync(Path.Combine(Checkout.Directory, "packaging", "completion", $"tunneld.{shell}"))));
+        string[] options = [.. Option().Matches(help).Select(match => match.Value)];
+
+        Assert.Contains("--config", options);
+        Assert.All(options, option => Assert.Matches($@"\| `(-h, )?{option}[ `]", page));
+        Assert.Equal(options.Order(StringComparer.Ordinal), Option().Matches(page[page.IndexOf("## Options", StringComparison.Ordinal)..page.IndexOf("## As a", StringComparison.Ordinal)])
+            .Select(match => match.Value).Order(StringComparer.Ordinal));
+        Assert.All(options, option => Assert.All(completion, script => Assert.Contains(option[2..], script, StringComparison.Ordinal)));
+    }
+
     [SkippableFact]
     public async Task OnACleanDebianItRunsIsUpgradedAndIsPurgedWithoutATrace()
     {
@@ -177,6 +219,9 @@ public sealed partial class PackageTests(ITestOutputHelper output)
 
     [GeneratedRegex(" +", RegexOptions.None, matchTimeoutMilliseconds: 1000)]
     private static partial Regex Blanks();
+
+    [GeneratedRegex("--[a-z-]+[a-z]", RegexOptions.None, matchTimeoutMilliseconds: 1000)]
+    private static partial Regex Option();
 
     // The account database and its backups.
     [GeneratedRegex(@"^\./etc/(?:passwd|group|shadow|gshadow|\.pwd\.lock)-? ", RegexOptions.None, matchTimeoutMilliseconds: 1000)]
