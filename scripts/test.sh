@@ -40,6 +40,8 @@ if is_root; then
     redis-cli:redis-tools setpriv:util-linux gcc:gcc /usr/include/stdio.h:libc6-dev /usr/include/linux/if_tun.h:linux-libc-dev \
     /usr/bin/python3:python3 /usr/lib/python3/dist-packages/scapy:python3-scapy systemd-analyze:systemd shellcheck:shellcheck jq:jq \
     tshark:tshark nft:nftables iptables-nft-restore:iptables dnsmasq:dnsmasq-base
+  # The package's tests, which are skipped where a tool of theirs can't be had.
+  (install_missing debootstrap:debootstrap systemd-nspawn:systemd-container lintian:lintian) || say "the package's tests are skipped in part"
   # The virtual machines of the interop tests. Where they can't be had those tests are skipped.
   [[ $(uname -m) != x86_64 ]] || install_missing qemu-system-x86_64:qemu-system-x86 busybox:busybox-static
   # A subshell: where it can't be had those tests are skipped, too.
@@ -58,6 +60,12 @@ if ! run_dotnet build Tunnel.sln -c Release -v quiet --nologo >"$work/log" 2>&1;
 fi
 "$repo/scripts/build.sh" || { echo "0 passed, 1 failed"; exit 1; }
 export TUNNEL_DIST=$dist
+if command -v dpkg-deb >/dev/null; then
+  "$repo/scripts/package.sh" || { echo "0 passed, 1 failed"; exit 1; }
+  # shellcheck disable=SC2012  # names of our own
+  TUNNEL_PACKAGE=$(ls -t "$dist"/tunnel_*.deb | head -n 1)
+  export TUNNEL_PACKAGE
+fi
 
 # The values of one attribute of a test result file's counters.
 counter() { sed -n "s/.*<Counters .*\b$2=\"\([0-9]*\)\".*/\1/p" "$1"; }
@@ -93,7 +101,7 @@ for project in "${projects[@]//\\//}"; do
   grep -q Microsoft.NET.Test.Sdk "$project" && test_project "$project"
 done
 
-for script in scripts/*.sh scripts/bench/*.sh scripts/kernel-vm/init .ci/run; do
+for script in scripts/*.sh scripts/bench/*.sh scripts/kernel-vm/init vagrant/*.sh packaging/deb/p* packaging/completion/*.bash .ci/run; do
   check "$script parses" bash -n "$script"
 done
 check "scripts/soak.sh --help" scripts/soak.sh --help
@@ -101,7 +109,7 @@ if command -v python3 >/dev/null; then
   check "scripts/soak/watch-runtime.py parses" python3 -c 'import ast, sys; ast.parse(open(sys.argv[1]).read())' scripts/soak/watch-runtime.py
 fi
 if command -v shellcheck >/dev/null; then
-  check "shellcheck" shellcheck -x -a -P SCRIPTDIR scripts/*.sh .ci/run
+  check "shellcheck" shellcheck -x -a -P SCRIPTDIR scripts/*.sh vagrant/*.sh packaging/deb/p* .ci/run
 else
   skip "shellcheck" "it is not installed"
 fi
@@ -120,6 +128,12 @@ if command -v systemd-analyze >/dev/null; then
   check "packaging/tunneld@.service" verify_unit
 else
   skip "packaging/tunneld@.service" "systemd-analyze is not installed"
+fi
+
+if command -v vagrant >/dev/null; then
+  check "vagrant validate" env VAGRANT_HOME="$work/vagrant" vagrant validate
+else
+  skip "vagrant validate" "vagrant is not installed"
 fi
 
 for arguments in "" "--wire"; do

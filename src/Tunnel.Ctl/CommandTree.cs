@@ -1,4 +1,5 @@
 using System.CommandLine;
+using System.CommandLine.Completions;
 using System.CommandLine.Help;
 using System.CommandLine.Invocation;
 using System.Runtime.CompilerServices;
@@ -42,6 +43,7 @@ internal sealed class CommandTree
         Root = new RootCommand("Shows and changes what a running tunneld does. Without a command it shows the network.");
         Root.Action = show.Action;
         Root.Directives.Clear();
+        Root.Directives.Add(Completion.Directive(surroundings.Output));
         Root.Options.Clear();
         foreach (Option<string?> option in new[] { _network, _socket, _runDirectory })
         {
@@ -49,6 +51,8 @@ internal sealed class CommandTree
             Root.Options.Add(option);
         }
 
+        _network.CompletionSources.Add(context =>
+            ControlSocket.Networks(context.ParseResult.GetValue(_runDirectory), surroundings.Variable).Select(name => new CompletionItem(name)));
         Root.Options.Add(Json);
         Root.Options.Add(new HelpOption("--help", "-h") { Description = "print help", Action = new Help.Action(), Recursive = true });
         Root.Options.Add(new Option<bool>("--version") { Description = "print the version", Arity = ArgumentArity.Zero, Action = new PrintVersion(surroundings.Output) });
@@ -75,7 +79,7 @@ internal sealed class CommandTree
         Recursive = true,
     };
 
-    private static Argument<string> PeerName(string argument, string description, bool optional = false)
+    private Argument<string> PeerName(string argument, string description, bool optional = false, bool isNew = false)
     {
         Argument<string> name = new(argument)
         {
@@ -83,6 +87,9 @@ internal sealed class CommandTree
             Arity = optional ? ArgumentArity.ZeroOrOne : ArgumentArity.ExactlyOne,
         };
         name.Validators.Add(UsageErrors.CheckPeerName);
+        if (!isNew)
+            name.CompletionSources.Add(context => Completion.Peers(() => new ControlClient(Socket(context.ParseResult), Completion.Patience)));
+
         return name;
     }
 
@@ -135,7 +142,7 @@ internal sealed class CommandTree
 
     private CtlCommand AddPeer()
     {
-        Argument<string> name = PeerName("NAME", "the new peer's name");
+        Argument<string> name = PeerName("NAME", "the new peer's name", isNew: true);
         PeerOptions options = new(forNewPeer: true);
         CtlCommand command = new(
             "add-peer",
@@ -302,12 +309,10 @@ internal sealed class CommandTree
         return command;
     }
 
-    private ControlClient Connect(ParseResult parsed)
-    {
-        ControlSocket socket = ControlSocket.Select(
-            parsed.GetValue(_socket), parsed.GetValue(_network), parsed.GetValue(_runDirectory), _surroundings.Variable);
-        return new ControlClient(socket, _surroundings.Timeout);
-    }
+    private ControlClient Connect(ParseResult parsed) => new(Socket(parsed), _surroundings.Timeout);
+
+    private ControlSocket Socket(ParseResult parsed) => ControlSocket.Select(
+        parsed.GetValue(_socket), parsed.GetValue(_network), parsed.GetValue(_runDirectory), _surroundings.Variable);
 
     private static JsonElement Expect(JsonValueKind kind, JsonElement answer) => answer.ValueKind == kind
         ? answer
