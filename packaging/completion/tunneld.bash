@@ -5,7 +5,7 @@ _tunneld() {
   case $before in
     --config) compopt -o filenames && COMPREPLY=($(compgen -d -- "$word" && compgen -f -X '!*.y?(a)ml' -- "$word")) ;;
     --run-dir) compopt -o filenames && COMPREPLY=($(compgen -d -- "$word")) ;;
-    *) COMPREPLY=($(compgen -W $'--config\n--check\n--run-dir\n--help\n--version' -- "$word")) ;;
+    *) COMPREPLY=($(compgen -W $'--config\n--check\n--run-dir\n--handover\n--help\n--version' -- "$word")) ;;
   esac
 }
 complete -F _tunneld tunneld
