@@ -43,6 +43,7 @@ internal sealed partial class FirewallKeeper : IAsyncDisposable
     private readonly HashSet<string> _ruled = new(StringComparer.Ordinal);
     private NatConfig? _nat;
     private IReadOnlyList<IpPrefix>? _overlay;
+    private bool _knowsSubnets;
     private NatTable? _written;
     private string? _printed;
     private bool _mayHaveRules = true;
@@ -91,12 +92,13 @@ internal sealed partial class FirewallKeeper : IAsyncDisposable
             .Concat(config.Subnets).Concat(config.Peers.SelectMany(peer => peer.Subnets)));
         lock (_gate)
         {
-            if (_overlay is not null && _nat == config.Nat && _overlay.SequenceEqual(overlay))
+            bool knowsSubnets = config.Subnets.Count > 0;
+            if (_overlay is not null && _nat == config.Nat && _knowsSubnets == knowsSubnets && _overlay.SequenceEqual(overlay))
             {
                 return;
             }
 
-            (_nat, _overlay) = (config.Nat, overlay);
+            (_nat, _overlay, _knowsSubnets) = (config.Nat, overlay, knowsSubnets);
             if (View.Problems.Count == 0)
             {
                 Reconcile();
@@ -237,7 +239,7 @@ internal sealed partial class FirewallKeeper : IAsyncDisposable
             return false;
         }
 
-        var wanted = new NatTable(_name, _overlay!, _nat is { Masquerade: true });
+        var wanted = new NatTable(_name, _overlay!, _nat is { Masquerade: true }, _knowsSubnets ? null : _device);
         if (wanted == _written)
         {
             if (isThere && _firewall.PrintTable(FullName) == _printed)

@@ -30,6 +30,14 @@ internal static class NftablesScript
         script.Append("\t\tct status dnat return\n");
         script.Append("\t\tip saddr @overlay4 ip daddr @overlay4 snat ip to ip saddr\n");
         script.Append("\t\tip6 saddr @overlay6 ip6 daddr @overlay6 snat ip6 to ip6 saddr\n");
+        if (table.Device is string device)
+        {
+            script.Append($"\t\toifname \"{device}\" ip daddr @overlay4 snat ip to ip saddr\n");
+            script.Append($"\t\toifname \"{device}\" ip6 daddr @overlay6 snat ip6 to ip6 saddr\n");
+            script.Append($"\t\tiifname \"{device}\" ip saddr @overlay4 snat ip to ip saddr\n");
+            script.Append($"\t\tiifname \"{device}\" ip6 saddr @overlay6 snat ip6 to ip6 saddr\n");
+        }
+
         return script.Append("\t}\n}\n").ToString();
     }
 

@@ -51,6 +51,14 @@ public sealed class FirewallKeeperTests
     }
 
     [Fact]
+    public async Task Where_this_hosts_subnets_are_not_named_the_device_tells_what_the_overlay_is()
+    {
+        await using ControlFixture fixture = await ControlFixture.StartAsync("interface: {addresses: [10.0.201.1/24]}\nnat: {}\n");
+
+        Assert.Equal(["write 10.0.201.1/32 dev tun0"], fixture.Firewall.Calls);
+    }
+
+    [Fact]
     public async Task Tables_of_two_networks_do_not_keep_each_other_alive()
     {
         await using ControlFixture fixture = await ControlFixture.StartAsync(Base, prepare: fixture =>

@@ -55,6 +55,15 @@ public sealed class NftablesScriptTests
             StringComparison.Ordinal);
     }
 
+    [Fact]
+    public void Where_this_hosts_subnets_are_not_known_the_device_tells()
+    {
+        string script = NftablesScript.Replace(new NatTable("tunnel_tun0", [], Masquerades: false, "tun0"));
+
+        Assert.Contains("\t\toifname \"tun0\" ip daddr @overlay4 snat ip to ip saddr\n", script, StringComparison.Ordinal);
+        Assert.Contains("\t\tiifname \"tun0\" ip6 saddr @overlay6 snat ip6 to ip6 saddr\n", script, StringComparison.Ordinal);
+    }
+
     // nft takes no empty list of elements.
     [Fact]
     public void A_set_without_elements_names_none() =>
