@@ -110,6 +110,8 @@ public sealed class DockerTests(DockerTests.Engines engines, ITestOutputHelper o
         Assert.Contains("mtu 1476 ", (await docker.ExecAsync("web", "ip", "address")).Out, StringComparison.Ordinal);
         Assert.Equal(vm2.ContainerAddress(4), await AskAsync(vm2.Container, address, 3333, daemon, daemon2));
         Assert.Equal(Outside, await AskAsync(lab.Switch, "192.168.40.11", 8080, daemon, daemon2));
+
+        // Docker's rule for docker0, 172.17.0.0/16, holds the other host's containers as well.
         Assert.Equal(vm2.ContainerAddress(4), await AskAsync(vm2.Container, "10.0.201.1", 8080, daemon, daemon2));
     }
 

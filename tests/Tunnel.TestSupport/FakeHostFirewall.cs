@@ -58,7 +58,7 @@ public sealed class FakeHostFirewall : IHostFirewall
     /// <inheritdoc/>
     public void WriteTable(NatTable table) => Run(() =>
     {
-        _calls.Add($"write {string.Join(' ', table.Overlay)}{(table.Masquerades ? " masquerade" : "")}{(table.Device is null ? "" : $" dev {table.Device}")}");
+        _calls.Add($"write {string.Join(' ', table.Overlay)}{(table.Masquerades ? " masquerade" : "")}{(table.Local.Count > 0 ? "" : $" dev {table.Device}")}");
         Written = table;
         string name = $"inet {table.Name}";
         _chains.RemoveAll(chain => chain.FullTable == name);

@@ -43,7 +43,7 @@ internal sealed partial class FirewallKeeper : IAsyncDisposable
     private readonly HashSet<string> _ruled = new(StringComparer.Ordinal);
     private NatConfig? _nat;
     private IReadOnlyList<IpPrefix>? _overlay;
-    private bool _knowsSubnets;
+    private IReadOnlyList<IpPrefix> _local = [];
     private NatTable? _written;
     private string? _printed;
     private bool _mayHaveRules = true;
@@ -88,17 +88,17 @@ internal sealed partial class FirewallKeeper : IAsyncDisposable
     /// <param name="config">The configuration that comes into force.</param>
     public void Apply(NetworkConfig config)
     {
-        IpPrefix[] overlay = Outermost(config.Interface.Addresses.Select(address => new IpPrefix(address.Address, address.MaxLength))
-            .Concat(config.Subnets).Concat(config.Peers.SelectMany(peer => peer.Subnets)));
+        IEnumerable<IpPrefix> own = config.Interface.Addresses.Select(address => new IpPrefix(address.Address, address.MaxLength)).Concat(config.Subnets);
+        IpPrefix[] overlay = Outermost(own.Concat(config.Peers.SelectMany(peer => peer.Subnets)));
+        IpPrefix[] local = config.Subnets.Count > 0 ? Outermost(own) : [];
         lock (_gate)
         {
-            bool knowsSubnets = config.Subnets.Count > 0;
-            if (_overlay is not null && _nat == config.Nat && _knowsSubnets == knowsSubnets && _overlay.SequenceEqual(overlay))
+            if (_overlay is not null && _nat == config.Nat && _overlay.SequenceEqual(overlay) && _local.SequenceEqual(local))
             {
                 return;
             }
 
-            (_nat, _overlay, _knowsSubnets) = (config.Nat, overlay, knowsSubnets);
+            (_nat, _overlay, _local) = (config.Nat, overlay, local);
             if (View.Problems.Count == 0)
             {
                 Reconcile();
@@ -239,7 +239,7 @@ internal sealed partial class FirewallKeeper : IAsyncDisposable
             return false;
         }
 
-        var wanted = new NatTable(_name, _overlay!, _nat is { Masquerade: true }, _knowsSubnets ? null : _device);
+        var wanted = new NatTable(_name, _device, _overlay!, _local, _nat is { Masquerade: true });
         if (wanted == _written)
         {
             if (isThere && _firewall.PrintTable(FullName) == _printed)

@@ -17,13 +17,14 @@ public sealed record FirewallChain(string Family, string Table, string Name, str
 
 /// <summary>What a network's own nftables table is to hold. It is of family inet.</summary>
 /// <param name="Name">Its name, tunnel_NETWORK.</param>
+/// <param name="Device">The network's device.</param>
 /// <param name="Overlay">The prefixes of the overlay, sorted, none within another. Between these, sources are kept.</param>
-/// <param name="Masquerades">Whether packets from the overlay to elsewhere get the source of the device that they leave by.</param>
-/// <param name="Device">
-/// The network's device, where this host's own subnets are not known: then what goes into it to the overlay, or comes out of it from there, keeps its
-/// source whatever the other end. Null where they are in <paramref name="Overlay"/>.
+/// <param name="Local">
+/// Those behind this host, likewise. Empty where they are not known: then what goes into the device to the overlay, or comes out of it from there, keeps
+/// its source whatever the other end.
 /// </param>
-public sealed record NatTable(string Name, IReadOnlyList<IpPrefix> Overlay, bool Masquerades, string? Device = null);
+/// <param name="Masquerades">Whether packets from the overlay to elsewhere get the source of the device that they leave by.</param>
+public sealed record NatTable(string Name, string Device, IReadOnlyList<IpPrefix> Overlay, IReadOnlyList<IpPrefix> Local, bool Masquerades);
 
 /// <summary>The host's firewall, or a program that speaks for it, did not do what it was asked.</summary>
 /// <param name="message">One line for people, with the cure where there is one.</param>

@@ -14,8 +14,11 @@ internal static class NftablesScript
     {
         var script = new StringBuilder(Remove(table.Name));
         script.Append($"table inet {table.Name} {{\n");
-        AppendSet(script, "overlay4", "ipv4_addr", table.Overlay.Where(prefix => prefix.Address.IsIpv4));
-        AppendSet(script, "overlay6", "ipv6_addr", table.Overlay.Where(prefix => prefix.Address.IsIpv6));
+        AppendSets(script, "overlay", table.Overlay);
+        if (table.Local.Count > 0)
+        {
+            AppendSets(script, "local", table.Local);
+        }
 
         // Ahead of Docker's chains, which have priority srcnat: what has a source here is not given another there. Groups and neighbours on
         // the link are nobody's elsewhere.
@@ -26,16 +29,21 @@ internal static class NftablesScript
             script.Append("\t\tip6 saddr @overlay6 ip6 daddr != @overlay6 ip6 daddr != { fe80::/10, ff00::/8 } masquerade\n");
         }
 
-        // A container that reaches one beside it through a published port needs the bridge's address as its source, which Docker sees to.
-        script.Append("\t\tct status dnat return\n");
+        // A container that reaches one beside it, or itself, by a published port needs the bridge's address as its source, which Docker sees to.
+        if (table.Local.Count > 0)
+        {
+            script.Append("\t\tip saddr @local4 ip daddr @local4 ct status dnat return\n");
+            script.Append("\t\tip6 saddr @local6 ip6 daddr @local6 ct status dnat return\n");
+        }
+
         script.Append("\t\tip saddr @overlay4 ip daddr @overlay4 snat ip to ip saddr\n");
         script.Append("\t\tip6 saddr @overlay6 ip6 daddr @overlay6 snat ip6 to ip6 saddr\n");
-        if (table.Device is string device)
+        if (table.Local.Count == 0)
         {
-            script.Append($"\t\toifname \"{device}\" ip daddr @overlay4 snat ip to ip saddr\n");
-            script.Append($"\t\toifname \"{device}\" ip6 daddr @overlay6 snat ip6 to ip6 saddr\n");
-            script.Append($"\t\tiifname \"{device}\" ip saddr @overlay4 snat ip to ip saddr\n");
-            script.Append($"\t\tiifname \"{device}\" ip6 saddr @overlay6 snat ip6 to ip6 saddr\n");
+            script.Append($"\t\toifname \"{table.Device}\" ip daddr @overlay4 snat ip to ip saddr\n");
+            script.Append($"\t\toifname \"{table.Device}\" ip6 daddr @overlay6 snat ip6 to ip6 saddr\n");
+            script.Append($"\t\tiifname \"{table.Device}\" ip saddr @overlay4 snat ip to ip saddr\n");
+            script.Append($"\t\tiifname \"{table.Device}\" ip6 saddr @overlay6 snat ip6 to ip6 saddr\n");
         }
 
         return script.Append("\t}\n}\n").ToString();
@@ -43,6 +51,12 @@ internal static class NftablesScript
 
     /// <summary>Removes the table, whether there is one or not: nft 1.0.7's `destroy` in older words.</summary>
     public static string Remove(string name) => $"table inet {name}\ndelete table inet {name}\n";
+
+    private static void AppendSets(StringBuilder script, string name, IReadOnlyList<IpPrefix> prefixes)
+    {
+        AppendSet(script, $"{name}4", "ipv4_addr", prefixes.Where(prefix => prefix.Address.IsIpv4));
+        AppendSet(script, $"{name}6", "ipv6_addr", prefixes.Where(prefix => prefix.Address.IsIpv6));
+    }
 
     private static void AppendSet(StringBuilder script, string name, string type, IEnumerable<IpPrefix> prefixes)
     {

@@ -189,7 +189,7 @@ public sealed class FirewallKeeperTests
         await using ControlFixture fixture = await ControlFixture.StartAsync(Base, prepare: fixture =>
         {
             fixture.Firewall.SetRules("iptables-nft", "-N DOCKER-USER", OurRule, OurRule);
-            fixture.Firewall.WriteTable(new NatTable("tunnel_tun0", [], Masquerades: true));
+            fixture.Firewall.WriteTable(new NatTable("tunnel_tun0", "tun0", [], [], Masquerades: true));
         });
 
         Assert.Equal(["-N DOCKER-USER"], fixture.Firewall.RulesOf("iptables-nft"));

@@ -12,7 +12,9 @@ public sealed class NftablesScriptTests
     {
         var table = new NatTable(
             "tunnel_tun0",
+            "tun0",
             [FakeHostNetwork.Prefix("10.0.201.1/32"), FakeHostNetwork.Prefix("172.17.51.0/24"), FakeHostNetwork.Prefix("fd17:51::/64")],
+            [FakeHostNetwork.Prefix("172.17.51.0/24")],
             Masquerades: false);
 
         Assert.Equal(
@@ -30,9 +32,19 @@ public sealed class NftablesScriptTests
             		flags interval
             		elements = { fd17:51::/64 }
             	}
+            	set local4 {
+            		type ipv4_addr
+            		flags interval
+            		elements = { 172.17.51.0/24 }
+            	}
+            	set local6 {
+            		type ipv6_addr
+            		flags interval
+            	}
             	chain postrouting {
             		type nat hook postrouting priority srcnat - 10; policy accept;
-            		ct status dnat return
+            		ip saddr @local4 ip daddr @local4 ct status dnat return
+            		ip6 saddr @local6 ip6 daddr @local6 ct status dnat return
             		ip saddr @overlay4 ip daddr @overlay4 snat ip to ip saddr
             		ip6 saddr @overlay6 ip6 daddr @overlay6 snat ip6 to ip6 saddr
             	}
@@ -45,12 +57,11 @@ public sealed class NftablesScriptTests
     [Fact]
     public void To_elsewhere_the_overlay_is_masqueraded_where_that_is_wanted()
     {
-        string script = NftablesScript.Replace(new NatTable("tunnel_tun0", [], Masquerades: true));
+        string script = NftablesScript.Replace(new NatTable("tunnel_tun0", "tun0", [], [], Masquerades: true));
 
         Assert.Contains(
             "\t\tip saddr @overlay4 ip daddr != @overlay4 ip daddr != { 224.0.0.0/4, 255.255.255.255 } masquerade\n" +
-            "\t\tip6 saddr @overlay6 ip6 daddr != @overlay6 ip6 daddr != { fe80::/10, ff00::/8 } masquerade\n" +
-            "\t\tct status dnat return\n",
+            "\t\tip6 saddr @overlay6 ip6 daddr != @overlay6 ip6 daddr != { fe80::/10, ff00::/8 } masquerade\n",
             script,
             StringComparison.Ordinal);
     }
@@ -58,7 +69,7 @@ public sealed class NftablesScriptTests
     [Fact]
     public void Where_this_hosts_subnets_are_not_known_the_device_tells()
     {
-        string script = NftablesScript.Replace(new NatTable("tunnel_tun0", [], Masquerades: false, "tun0"));
+        string script = NftablesScript.Replace(new NatTable("tunnel_tun0", "tun0", [], [], Masquerades: false));
 
         Assert.Contains("\t\toifname \"tun0\" ip daddr @overlay4 snat ip to ip saddr\n", script, StringComparison.Ordinal);
         Assert.Contains("\t\tiifname \"tun0\" ip6 saddr @overlay6 snat ip6 to ip6 saddr\n", script, StringComparison.Ordinal);
@@ -67,7 +78,7 @@ public sealed class NftablesScriptTests
     // nft takes no empty list of elements.
     [Fact]
     public void A_set_without_elements_names_none() =>
-        Assert.DoesNotContain("elements", NftablesScript.Replace(new NatTable("tunnel_tun0", [], Masquerades: false)), StringComparison.Ordinal);
+        Assert.DoesNotContain("elements", NftablesScript.Replace(new NatTable("tunnel_tun0", "tun0", [], [], Masquerades: false)), StringComparison.Ordinal);
 
     [Fact]
     public void Removing_works_whether_the_table_is_there_or_not() =>
