@@ -75,6 +75,7 @@ internal static partial class Daemon
         using var claims = new NamespaceLocks();
         using var policies = new HostPolicies();
         using var neighbors = new HostNeighbors();
+        using var firewall = new HostFirewall();
         DatapathConfig datapath = config.Datapath;
         await using var paths = new PathChooser(
             () => threads.Routing.Current.Peers,
@@ -92,6 +93,7 @@ internal static partial class Daemon
             device,
             new PeerStore(config.File, UnixFiles.SyncDirectory),
             host,
+            firewall,
             claims,
             threads.Routing,
             threads.NetworkCounters,

@@ -33,6 +33,7 @@ internal sealed partial class NetworkController : IAsyncDisposable
     private readonly PeerPreparation _preparation;
     private readonly ClaimSet _claims;
     private readonly KernelReconciler _kernel;
+    private readonly FirewallKeeper _firewall;
     private readonly OffloadReport _offloads;
     private readonly EcnReport _ecn;
     private readonly ILogger _log;
@@ -57,6 +58,7 @@ internal sealed partial class NetworkController : IAsyncDisposable
         _preparation = new PeerPreparation(parts.Host, parts.Device.Index, parts.NetworkCounters.Length);
         _claims = new ClaimSet(parts.Claims);
         _kernel = new KernelReconciler(parts.Host, parts.Device, parts.Events, new RepairBackoff(parts.Time), log);
+        _firewall = new FirewallKeeper(parts.Firewall, parts.Device.Name, parts.Events, parts.Time, log);
         _offloads = new OffloadReport(parts.Offloads, parts.Events, log);
         _ecn = new EcnReport(parts.Time, log);
         _warnings = parts.Warnings;
@@ -94,6 +96,7 @@ internal sealed partial class NetworkController : IAsyncDisposable
         _claims.Replace(next);
         _parts.Reception.Accept(next.AcceptsGre, next.AcceptsGreUdp);
         TimeSpan? again = Enact(next);
+        _firewall.Start();
         _following = FollowHostAsync(again);
         _resolving = ResolveNamesAsync();
         _reporting = _ecn.RunAsync(() => State.Peers, _stop.Token);
@@ -197,6 +200,7 @@ internal sealed partial class NetworkController : IAsyncDisposable
             _kernel.RemoveAll();
         }
 
+        await _firewall.DisposeAsync();
         _claims.Dispose();
         _gate.Dispose();
         _namesAwaited.Dispose();
@@ -447,10 +451,11 @@ internal sealed partial class NetworkController : IAsyncDisposable
         }
     }
 
-    // Publishes to the packet threads first and routes afterwards, so that no packet is led to where nobody knows it.
+    // Publishes to the packet threads and the firewall first and routes afterwards, so that no packet is led to where nobody knows it.
     private TimeSpan? Enact(NetworkState next)
     {
         _parts.Routing.Current = next.ToSnapshot();
+        _firewall.Apply(next.Config);
         TimeSpan? again = _kernel.Apply(next.ToKernelState());
         Publish(next);
         _parts.Changed?.Invoke(next.Config);

@@ -9,6 +9,7 @@ namespace Tunnel.Control;
 /// <param name="Device">The TUN device.</param>
 /// <param name="Store">Where peers added by command are kept.</param>
 /// <param name="Host">The host's kernel.</param>
+/// <param name="Firewall">The host's firewall.</param>
 /// <param name="Claims">What keeps senders and ports unique among the networks of this host.</param>
 /// <param name="Routing">Where the packet threads find their snapshot.</param>
 /// <param name="NetworkCounters">What the workers count for no peer, one each; so there are as many workers.</param>
@@ -28,6 +29,7 @@ internal sealed record NetworkParts(
     HostLink Device,
     PeerStore Store,
     IHostNetwork Host,
+    IHostFirewall Firewall,
     IEndpointClaims Claims,
     RoutingHolder Routing,
     PeerCounters[] NetworkCounters,

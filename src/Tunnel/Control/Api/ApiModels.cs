@@ -31,6 +31,8 @@ internal sealed record DatapathModel(
     IReadOnlyList<string> Offloads,
     IReadOnlyList<RefusedOffloadModel> Refused);
 
+internal sealed record NatModel(bool Masquerade, bool Forward, string? Table, IReadOnlyList<string> ForwardRules);
+
 internal sealed record NetworkModel(
     string Name,
     string Version,
@@ -40,6 +42,7 @@ internal sealed record NetworkModel(
     UnderlayModel Underlay,
     DatapathModel Datapath,
     IReadOnlyList<string> Subnets,
+    NatModel Nat,
     int Peers,
     Traffic Traffic,
     long Drops,
