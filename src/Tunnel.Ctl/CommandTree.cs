@@ -10,6 +10,9 @@ namespace Tunnel.Ctl;
 /// <summary>The commands and options, and what each does. Help, error messages and the test of the documentation read this tree.</summary>
 internal sealed class CommandTree
 {
+    // Peers are waited for, and where rules are many the tools that print them take their time.
+    private static readonly TimeSpan DoctorTimeout = TimeSpan.FromSeconds(30);
+
     private readonly Surroundings _surroundings;
 
     private readonly Option<string?> _network = new("-n", "--network")
@@ -60,6 +63,7 @@ internal sealed class CommandTree
         Root.Subcommands.Add(Drops());
         Root.Subcommands.Add(Explain());
         Root.Subcommands.Add(Ping());
+        Root.Subcommands.Add(Doctor());
         Root.Subcommands.Add(DockerConfig());
         Root.Subcommands.Add(Reload());
     }
@@ -276,6 +280,33 @@ internal sealed class CommandTree
         return command;
     }
 
+    private CtlCommand Doctor()
+    {
+        Argument<string> name = PeerName("PEER", "only this host and this peer", optional: true);
+        CtlCommand command = new("doctor", "Finds what is wrong, and names the commands that mend it.", "tunnelctl doctor");
+        command.Arguments.Add(name);
+        command.SetAction(parsed =>
+        {
+            JsonElement findings;
+            try
+            {
+                using ControlClient client = Connect(parsed, DoctorTimeout);
+                string query = parsed.GetValue(name) is { } peer ? $"?peer={Uri.EscapeDataString(peer)}" : "";
+                findings = Expect(JsonValueKind.Array, client.Send(HttpMethod.Get, $"v1/doctor{query}"));
+            }
+            catch (Failure failure) when (failure.ExitCode == ExitCode.NotReachable)
+            {
+                JsonElement here = HostCheckup.Look(_surroundings.ReadFile);
+                Print(parsed, here, page => DoctorView.Draw(page, here, whole: false));
+                throw;
+            }
+
+            Print(parsed, findings, page => DoctorView.Draw(page, findings, whole: true));
+            return findings.Items().Any() ? ExitCode.Found : ExitCode.Done;
+        });
+        return command;
+    }
+
     private CtlCommand DockerConfig()
     {
         Option<string?> subnet = Value("--subnet", "CIDR", "this host's container subnet; default: the first IPv4 one of `subnets` in the configuration");
@@ -302,11 +333,11 @@ internal sealed class CommandTree
         return command;
     }
 
-    private ControlClient Connect(ParseResult parsed)
+    private ControlClient Connect(ParseResult parsed, TimeSpan? atLeast = null)
     {
         ControlSocket socket = ControlSocket.Select(
             parsed.GetValue(_socket), parsed.GetValue(_network), parsed.GetValue(_runDirectory), _surroundings.Variable);
-        return new ControlClient(socket, _surroundings.Timeout);
+        return new ControlClient(socket, atLeast > _surroundings.Timeout ? atLeast.Value : _surroundings.Timeout);
     }
 
     private static JsonElement Expect(JsonValueKind kind, JsonElement answer) => answer.ValueKind == kind

@@ -15,6 +15,19 @@ internal sealed record Surroundings(TextWriter Output, TextWriter Error, Func<st
     /// <summary>How long the daemon may take for all requests of one run together.</summary>
     public TimeSpan Timeout { get; init; } = TimeSpan.FromSeconds(10);
 
+    /// <summary>Reads a file of the host's; null where there is none, or it can't be read.</summary>
+    public Func<string, string?> ReadFile { get; init; } = path =>
+    {
+        try
+        {
+            return File.ReadAllText(path);
+        }
+        catch (Exception refused) when (refused is IOException or UnauthorizedAccessException)
+        {
+            return null;
+        }
+    };
+
     /// <summary>Waits between two requests.</summary>
     public Action<TimeSpan> Pause { get; init; } = pause => Task.Delay(pause).Wait();
 }

@@ -8,6 +8,7 @@ using Microsoft.Extensions.Logging.Console;
 using Tunnel.Control;
 using Tunnel.Control.Api;
 using Tunnel.Control.Configuration;
+using Tunnel.Control.Diagnosis;
 using Tunnel.Control.Monitoring;
 using Tunnel.Control.Paths;
 using Tunnel.Dataplane;
@@ -103,7 +104,10 @@ internal static partial class Daemon
             {
                 datapath = changed.Datapath;
                 paths.Changed();
-            });
+            })
+        {
+            Examiners = new HostExaminers(new HostSettings(), neighbors, () => new HostPolicies()),
+        };
         await using var network = new NetworkController(config, parts, log);
         using var signals = new Signals();
         await network.StartAsync();

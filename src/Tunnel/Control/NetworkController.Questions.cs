@@ -1,6 +1,7 @@
 using System.Globalization;
 using Tunnel.Control.Api;
 using Tunnel.Control.Configuration;
+using Tunnel.Control.Diagnosis;
 using Tunnel.Wire;
 
 namespace Tunnel.Control;
@@ -46,6 +47,19 @@ internal sealed partial class NetworkController
         int bytes = LengthOf(length, UsualLength, EchoMessage.Length, entry.Peer.LargestInner);
         TimeSpan? roundTrip = await _monitor.PingAsync(entry.Peer, bytes, cancellationToken);
         return new PingModel(name, entry.Address.ToString(), bytes, roundTrip is TimeSpan known ? Math.Round(known.TotalMilliseconds, 3) : null);
+    }
+
+    /// <summary>GET /v1/doctor: what is wrong, and what mends it.</summary>
+    /// <param name="name">Only what concerns this peer, and this host; null for all peers.</param>
+    /// <param name="cancellationToken">Gives up.</param>
+    /// <exception cref="ControlException">There is no such peer.</exception>
+    public async Task<IReadOnlyList<FindingModel>> DoctorAsync(string? name, CancellationToken cancellationToken)
+    {
+        NetworkState state = State;
+        PeerEntry? only = name is null ? null : state.FindPeer(name) ?? throw NoSuchPeer(name);
+        IReadOnlyList<Finding> findings = await new Doctor(state, _parts, _monitor, _parts.Examiners!).ExamineAsync(only, cancellationToken);
+        return [.. findings.Select(finding => new FindingModel(
+            finding.Check, finding.Severity == Severity.Error ? "error" : "warning", finding.Peer, ConfigText.OneLine(finding.Text), finding.Cure))];
     }
 
     private static InetAddress AddressOf(string? text, string field) => InetAddress.TryParse(text, out InetAddress address)

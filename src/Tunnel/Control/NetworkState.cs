@@ -1,4 +1,5 @@
 using Tunnel.Control.Configuration;
+using Tunnel.Control.Diagnosis;
 using Tunnel.Dataplane;
 using Tunnel.Wire;
 
@@ -41,7 +42,11 @@ internal sealed record NetworkParts(
     TimeProvider Time,
     ProbeExchange Probes,
     Action WakeProber,
-    Action<NetworkConfig>? Changed = null);
+    Action<NetworkConfig>? Changed = null)
+{
+    /// <summary>How the host is looked at where somebody asks what is wrong; null where nobody can.</summary>
+    public HostExaminers? Examiners { get; init; }
+}
 
 /// <summary>What a reload changed: peers by name, and whether anything else in the file differs.</summary>
 internal sealed record ReloadResult(IReadOnlyList<string> Added, IReadOnlyList<string> Changed, IReadOnlyList<string> Removed, bool Network);

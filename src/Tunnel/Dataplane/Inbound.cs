@@ -40,7 +40,7 @@ public sealed class Inbound
     private bool _lastHasKey;
     private uint _lastKey;
     private Peer? _lastSender;
-    private long _nextStranger;
+    private readonly long[] _nextStranger = new long[3];
 
     /// <summary>Wires one worker's inbound half.</summary>
     /// <param name="underlay">The worker's underlay.</param>
@@ -163,11 +163,10 @@ public sealed class Inbound
             bool isEndpoint = routing.IsEndpoint(source, out Peer? from);
             if (IsForThisHost(destination, from, routing))
             {
-                CountDrop(from, isEndpoint ? DropReason.KeyMismatch : DropReason.UnknownPeer);
-                if (!isEndpoint)
-                {
-                    NoteStranger(source, gre);
-                }
+                DropReason reason = isEndpoint ? DropReason.KeyMismatch : DropReason.UnknownPeer;
+                CountDrop(from, reason);
+                from?.Target.NoteWrongKey(Environment.TickCount64);
+                NoteStranger(source, gre, reason);
             }
 
             return;
@@ -320,6 +319,11 @@ public sealed class Inbound
         }
         else
         {
+            if (echo.Hearing is Hearing hearing)
+            {
+                peer.Target.NoteHearing(hearing, Environment.TickCount64);
+            }
+
             _answers.Answer(peer, echo, length);
         }
     }
@@ -353,20 +357,38 @@ public sealed class Inbound
         }
     }
 
-    // One in a while is enough to tell people.
-    private void NoteStranger(InetAddress source, in GreView gre)
+    // One in a while, for each reason, is enough to tell people.
+    private void NoteStranger(InetAddress source, in GreView gre, DropReason reason)
+    {
+        if (IsTimeToTell(reason == DropReason.UnknownPeer ? 0 : 1))
+        {
+            InetAddress inner = Ipv4View.TryParse(gre.Payload, out Ipv4View ipv4) ? ipv4.Source
+                : Ipv6View.TryParse(gre.Payload, out Ipv6View ipv6) ? ipv6.Source
+                : InetAddress.None;
+            _probes!.Unknown[_worker].TryAdd(new Stranger(source, gre.HasKey, gre.Key, inner, reason, gre.ProtocolType == EtherType.Experimental));
+        }
+    }
+
+    private void NoteStraySource(Peer peer, InetAddress innerSource)
+    {
+        if (IsTimeToTell(2))
+        {
+            uint? key = peer.Settings.KeyIn;
+            _probes!.Unknown[_worker].TryAdd(
+                new Stranger(peer.Settings.Endpoint, key is not null, key.GetValueOrDefault(), innerSource, DropReason.SourceNotInPeerSubnets));
+        }
+    }
+
+    private bool IsTimeToTell(int kind)
     {
         long now = Environment.TickCount64;
-        if (_probes is null || now < _nextStranger)
+        bool isTime = _probes is not null && now >= _nextStranger[kind];
+        if (isTime)
         {
-            return;
+            _nextStranger[kind] = now + StrangerPause;
         }
 
-        _nextStranger = now + StrangerPause;
-        InetAddress inner = Ipv4View.TryParse(gre.Payload, out Ipv4View ipv4) ? ipv4.Source
-            : Ipv6View.TryParse(gre.Payload, out Ipv6View ipv6) ? ipv6.Source
-            : InetAddress.None;
-        _probes.Unknown[_worker].TryAdd(new Stranger(source, gre.HasKey, gre.Key, inner));
+        return isTime;
     }
 
     // What the kernel has said beside the packet. The checksum that it left to a device may be the GRE header's own: the kernel's GRE does so,
@@ -438,6 +460,7 @@ public sealed class Inbound
     {
         if (!ReferenceEquals(owner, peer) && !routing.Shares(peer, innerSource))
         {
+            NoteStraySource(peer, innerSource);
             return Refuse(peer, DropReason.SourceNotInPeerSubnets);
         }
 

@@ -96,6 +96,7 @@ internal sealed partial class ControlApi : IAsyncDisposable
         _app.MapDelete("/v1/peers/{name}", DeletePeerAsync);
         _app.MapPost("/v1/peers/{name}/ping", PingAsync);
         _app.MapGet("/v1/explain", ExplainAsync);
+        _app.MapGet("/v1/doctor", DoctorAsync);
         _app.MapPost("/v1/reload", ReloadAsync);
     }
 
@@ -163,6 +164,12 @@ internal sealed partial class ControlApi : IAsyncDisposable
     {
         IQueryCollection query = context.Request.Query;
         return WriteAsync(context, _network.Explain(query["source"], query["destination"], query["length"]), ApiJson.Default.ExplanationModel);
+    }
+
+    private async Task DoctorAsync(HttpContext context)
+    {
+        IReadOnlyList<FindingModel> findings = await _network.DoctorAsync(context.Request.Query["peer"], context.RequestAborted);
+        await WriteAsync(context, findings, ApiJson.Default.IReadOnlyListFindingModel);
     }
 
     private async Task ReloadAsync(HttpContext context)
