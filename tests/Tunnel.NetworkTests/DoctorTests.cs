@@ -161,7 +161,7 @@ public sealed class DoctorTests(ITestOutputHelper output)
         // What comes by eth1 would be answered by another device; and from behind the tunnel to behind another.
         await vm1.IpAsync(
             """
-            link add eth2 type dummy
+            link add eth2 type bridge
             addr add 10.9.9.1/24 dev eth2
             link set eth2 up
             route add 192.168.40.12/32 dev eth2
@@ -184,7 +184,7 @@ public sealed class DoctorTests(ITestOutputHelper output)
 
         await FindAsync(one, "endpoint", "nobody", "192.168.40.99 does not answer ARP on eth1");
         await FindAsync(one, "endpoint", "nowhere", "no route to 203.0.113.9");
-        await vm1.IpAsync("link add eth0 type dummy\naddr add 10.0.2.15/24 dev eth0\nlink set eth0 up");
+        await vm1.IpAsync("link add eth0 type bridge\naddr add 10.0.2.15/24 dev eth0\nlink set eth0 up");
         await FindAsync(one, "endpoint", "self", "10.0.2.15 is an address of this host itself, on eth0; every Vagrant");
 
         // Nobody on vm2 takes GRE, and its kernel says so.
@@ -283,7 +283,7 @@ public sealed class DoctorTests(ITestOutputHelper output)
         (Vm vm1, Vm vm2) = (lab.Hosts[0], lab.Hosts[1]);
         foreach (Vm host in lab.Hosts)
         {
-            await host.IpAsync("link add eth0 type dummy\naddr add 10.0.2.15/24 dev eth0\nlink set eth0 up");
+            await host.IpAsync("link add eth0 type bridge\naddr add 10.0.2.15/24 dev eth0\nlink set eth0 up");
         }
 
         string good = vm1.Configuration(vm2.PeerEntry());
@@ -318,7 +318,7 @@ public sealed class DoctorTests(ITestOutputHelper output)
         await using Lab lab = await Lab.CreateAsync(output);
         Vm vm1 = lab.Hosts[0];
         Daemon one = (await lab.StartMeshAsync())[0];
-        await vm1.IpAsync("link add docker0 type dummy\naddr add 172.16.0.1/12 dev docker0\nlink set docker0 up");
+        await vm1.IpAsync("link add docker0 type bridge\naddr add 172.16.0.1/12 dev docker0\nlink set docker0 up");
         JsonNode contained = await FindAsync(one, "overlap", "vm2", "172.16.0.0/12 dev docker0 contains vm2's 172.17.52.0/24");
         Assert.Equal("warning", contained["severity"]!.GetValue<string>());
         await vm1.IpAsync("link del docker0");
@@ -357,8 +357,8 @@ public sealed class DoctorTests(ITestOutputHelper output)
         Vm vm1 = lab.Hosts[0];
         Daemon one = (await lab.StartMeshAsync())[0];
 
-        // Of any kind: what counts is the name, which the module takes for itself.
-        await vm1.IpAsync("link add gre0 type dummy\nlink set gre0 up");
+        // Of another kind, as not every kernel has the module: what is looked at is the name, which the module gives it in every namespace.
+        await vm1.IpAsync("link add gre0 type bridge\nlink set gre0 up");
         JsonNode finding = await FindAsync(one, "kernel-gre", null, "gre0 is up");
         await CureAsync(one, finding);
         JsonNode rest = await FindAsync(one, "kernel-gre", null, "gre0 is there");

@@ -59,6 +59,10 @@ internal static class CannedAnswers
             """,{"step":"overlay route","ok":true,"text":"172.17.53.0/24: peer vm3"},{"step":"peer","ok":false,"text":"endpoint vm3.example.org does not resolve: no answer within 3 s"}]}"""),
         ["POST /v1/peers/vm2/ping"] = (200, """{"peer":"vm2","address":"192.168.40.12","length":84,"rtt-ms":0.214}"""),
         ["POST /v1/peers/vm4/ping?length=1400"] = (200, """{"peer":"vm4","address":"192.168.40.14","length":1400,"rtt-ms":null}"""),
+        ["GET /v1/doctor"] = (200,
+            """[{"check":"ip-forward","severity":"error","peer":null,"finding":"net.ipv4.ip_forward is 0: nothing is forwarded between tun0 and br0","cure":"sysctl -w net.ipv4.ip_forward=1"},""" +
+            """{"check":"blocked","severity":"error","peer":"vm3","finding":"outbound: vm3's packets arrive, and it says that it hears nothing of this host: protocol 47 (GRE) is blocked from here to 192.168.40.13; gre-udp, on both hosts, goes around that","cure":"tunnelctl -n tun0 set-peer vm3 --encapsulation gre-udp"}]"""),
+        ["GET /v1/doctor?peer=vm2"] = (200, "[]"),
         ["POST /v1/reload"] = (200, """{"added":["vm5"],"changed":["vm2"],"removed":[]}"""),
     };
 }

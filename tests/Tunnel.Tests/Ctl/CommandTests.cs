@@ -61,6 +61,15 @@ public sealed class CommandTests : IDisposable
         Assert.Equal(0, Run("explain 172.17.51.2 172.17.52.2").ExitCode);
     }
 
+    [Fact]
+    public void Doctor_exits_with_4_where_it_found_something()
+    {
+        Assert.Equal(4, Run("doctor").ExitCode);
+        Assert.Equal(new CtlResult(0, "[]\n", ""), Run("--json doctor vm2"));
+        _daemon.Answers["GET /v1/doctor"] = (200, """{"error":"?"}""");
+        Assert.Equal(1, Run("doctor").ExitCode);
+    }
+
     [Theory]
     [InlineData("docker-config --subnet 172.17.51.0/33", 2, "--subnet does not take '172.17.51.0/33' (--subnet CIDR, as 172.17.51.0/24)")]
     [InlineData("docker-config --subnet fd00::/64", 1, "fd00::/64 is no IPv4 subnet for containers (as 172.17.51.0/24)")]

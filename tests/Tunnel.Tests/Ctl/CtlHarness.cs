@@ -33,6 +33,9 @@ internal sealed class CtlHarness : IDisposable
 
     public int? TerminalWidth { get; init; }
 
+    /// <summary>The host's files, by path.</summary>
+    public Dictionary<string, string> Files { get; } = new(StringComparer.Ordinal);
+
     public string this[string variable]
     {
         set => _variables[variable] = value;
@@ -48,6 +51,7 @@ internal sealed class CtlHarness : IDisposable
         {
             Timeout = Timeout,
             Pause = _ => { },
+            ReadFile = Files.GetValueOrDefault,
             TerminalWidth = TerminalWidth is { } width ? () => width : null,
         });
         return new CtlResult(exitCode, output.ToString(), error.ToString());

@@ -37,6 +37,7 @@ public sealed class UsageTests : IDisposable
     [InlineData("ping vm2 -c 0", "--count does not take '0'", "-c, --count N")]
     [InlineData("ping vm2 -c x", "--count does not take 'x'", "-c, --count N")]
     [InlineData("ping", "PEER is missing", "usage: tunnelctl ping PEER [-c, --count N] [--size BYTES]")]
+    [InlineData("doctor vm2 vm3", "unexpected argument 'vm3'", "usage: tunnelctl doctor [PEER]")]
     [InlineData("add-peer", "NAME is missing", $"usage: {AddPeer}")]
     [InlineData("add-peer vm2", "--endpoint is missing", $"usage: {AddPeer}")]
     [InlineData("add-peer vm2 --endpoint a", "--subnet is missing", $"usage: {AddPeer}")]
@@ -89,7 +90,7 @@ public sealed class UsageTests : IDisposable
 
     [Theory]
     [InlineData("--help", $"Usage: {Root}\n")]
-    [InlineData("-h", "Exit codes: 0 done; 1 refused or failed; 2 usage; 3 daemon not reachable.\n")]
+    [InlineData("-h", "Exit codes: 0 done; 1 refused or failed; 2 usage; 3 daemon not reachable; 4 doctor found something.\n")]
     [InlineData("--help", "\n  add-peer       Adds a peer. It is kept over restarts unless --ephemeral is given.\n")]
     [InlineData("show --help", "Usage: tunnelctl show [PEER]\n")]
     [InlineData("show -h --bogus", "\nExample:\n  tunnelctl show vm2\n")]

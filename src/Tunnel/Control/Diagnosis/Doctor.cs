@@ -100,6 +100,14 @@ internal sealed class Doctor(NetworkState state, NetworkParts parts, NetworkMoni
             answers = await monitor.PingAsync(entry.Peer, EchoMessage.Length, cancellationToken) is not null;
         }
 
+        // Whether long packets pass may have changed since somebody sent one.
+        bool isLongLost = false;
+        if (answers && entry.FollowsPathMtu)
+        {
+            entry.Peer.Target.NoteLarge();
+            isLongLost = await monitor.PingAsync(entry.Peer, entry.Peer.Gmtu, cancellationToken) is null;
+        }
+
         // Routers' answers are the watch's own.
         answers |= entry.Config.Keepalive.Kind == ProbeKind.ReturnPacket && health is { State: PeerState.Up };
         long now = Environment.TickCount64;
@@ -109,6 +117,7 @@ internal sealed class Doctor(NetworkState state, NetworkParts parts, NetworkMoni
         {
             Health = monitor.HealthOf(entry.Peer),
             Answers = answers,
+            IsLongLost = isLongLost,
             HostAnswers = await reached,
             HeardSeconds = heard == 0 ? null : (now - heard) / 1000.0,
             IsDaemon = target.Abilities.IsHeard,

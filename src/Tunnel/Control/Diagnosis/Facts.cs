@@ -25,6 +25,9 @@ internal sealed record PeerFacts(PeerEntry Entry, PeerHealth? Health)
     /// <summary>Whether its daemon has answered just now.</summary>
     public bool Answers { get; init; }
 
+    /// <summary>Whether it has not answered a question as long as packets to it may be, though it has answered a short one.</summary>
+    public bool IsLongLost { get; init; }
+
     /// <summary>Whether its host answers ping on the underlay; null where that is not known.</summary>
     public bool? HostAnswers { get; init; }
 

@@ -251,18 +251,22 @@ internal sealed class PathMtuCheck : ICheck
         {
             PeerSettings settings = peer.Entry.Peer.Settings;
             int mtu = settings.Gmtu + settings.Overhead;
-            if (mtu >= peer.Entry.LinkMtu)
+            if (peer.IsLongLost)
             {
-                continue;
+                yield return new Finding(
+                    "path-mtu", Severity.Warning, peer.Name,
+                    $"the path to {settings.Endpoint} loses packets of {mtu} bytes, and no short ones; what it takes is being found out, look again in some seconds");
             }
-
-            string link = facts.FindLink(peer.Path?.LinkIndex ?? 0)?.Link.Name ?? "the device";
-            string? cure = peer.Hop is { Address.IsNone: false } hop
-                ? $"ip route replace {settings.Endpoint} {(hop.Address == settings.Endpoint ? "" : $"via {hop.Address} ")}dev {hop.LinkName} src {settings.Local} mtu {mtu}"
-                : null;
-            yield return new Finding(
-                "path-mtu", Severity.Warning, peer.Name,
-                $"the path to {settings.Endpoint} takes {mtu} bytes, {link} says {peer.Entry.LinkMtu}: packets into the network are kept to {settings.Gmtu}, others to that host are not", cure);
+            else if (mtu < peer.Entry.LinkMtu)
+            {
+                string link = facts.FindLink(peer.Path?.LinkIndex ?? 0)?.Link.Name ?? "the device";
+                string? cure = peer.Hop is { Address.IsNone: false } hop
+                    ? $"ip route replace {settings.Endpoint} {(hop.Address == settings.Endpoint ? "" : $"via {hop.Address} ")}dev {hop.LinkName} src {settings.Local} mtu {mtu}"
+                    : null;
+                yield return new Finding(
+                    "path-mtu", Severity.Warning, peer.Name,
+                    $"the path to {settings.Endpoint} takes {mtu} bytes, {link} says {peer.Entry.LinkMtu}: packets into the network are kept to {settings.Gmtu}, others to that host are not", cure);
+            }
         }
     }
 }
