@@ -107,6 +107,7 @@ internal static partial class Daemon
             })
         {
             Examiners = new HostExaminers(new HostSettings(), neighbors, () => new HostPolicies()),
+            Tap = threads.Tap,
         };
         await using var network = new NetworkController(config, parts, log);
         using var signals = new Signals();

@@ -46,6 +46,9 @@ internal sealed record NetworkParts(
 {
     /// <summary>How the host is looked at where somebody asks what is wrong; null where nobody can.</summary>
     public HostExaminers? Examiners { get; init; }
+
+    /// <summary>Where copies of packets can be had.</summary>
+    public CaptureTap Tap { get; init; } = new();
 }
 
 /// <summary>What a reload changed: peers by name, and whether anything else in the file differs.</summary>

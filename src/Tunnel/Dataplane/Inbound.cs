@@ -33,6 +33,11 @@ public sealed class Inbound
     private readonly DeliveryQueue _deliveries;
     private readonly PeerMessages _answers;
     private readonly ProbeExchange? _probes;
+    private readonly CaptureTap? _tap;
+
+    // Where copies go, and what is being looked at, while somebody watches: the inner packet, or where there is none yet the outer one.
+    private CaptureRing? _capture;
+    private Piece _current;
 
     // The sender found last: packets come in runs.
     private RoutingSnapshot? _lastRouting;
@@ -50,6 +55,7 @@ public sealed class Inbound
     /// <param name="offloads">Which offloads are in use.</param>
     /// <param name="worker">The worker's number: which of a peer's counters are its own.</param>
     /// <param name="probes">Where answers of peers go; null where nobody asks.</param>
+    /// <param name="tap">Where it is seen whether somebody watches; null where nobody can.</param>
     public Inbound(
         IUnderlay underlay,
         ITunDevice tun,
@@ -57,8 +63,10 @@ public sealed class Inbound
         PeerCounters network,
         OffloadState offloads,
         int worker,
-        ProbeExchange? probes = null)
+        ProbeExchange? probes = null,
+        CaptureTap? tap = null)
     {
+        _tap = tap;
         _underlay = underlay;
         _routing = routing;
         _network = network;
@@ -79,8 +87,11 @@ public sealed class Inbound
         }
 
         RoutingSnapshot routing = _routing.Current;
+        _capture = _tap?.RingOf(_worker);
+        _deliveries.Capture = _capture;
         for (int i = 0; i < count; i++)
         {
+            _current = new Piece(_packets[i].Memory, _packets[i].Start, _packets[i].Length);
             Admit(_packets[i], routing);
         }
 
@@ -135,7 +146,7 @@ public sealed class Inbound
         }
         else
         {
-            _network.CountDrop(DropReason.OuterMalformed);
+            CountDrop(null, DropReason.OuterMalformed);
         }
     }
 
@@ -157,6 +168,7 @@ public sealed class Inbound
             return;
         }
 
+        _current = new Piece(packet.Memory, packet.Start + gre.HeaderLength, packet.Length - gre.HeaderLength);
         Peer? peer = FindSender(source, gre, routing);
         if (peer is null)
         {
@@ -509,11 +521,18 @@ public sealed class Inbound
 
     private bool Refuse(Peer peer, DropReason reason)
     {
-        peer.Counters[_worker].CountDrop(reason);
+        CountDrop(peer, reason);
         return false;
     }
 
-    private void CountDrop(Peer? peer, DropReason reason) => (peer?.Counters[_worker] ?? _network).CountDrop(reason);
+    private void CountDrop(Peer? peer, DropReason reason)
+    {
+        (peer?.Counters[_worker] ?? _network).CountDrop(reason);
+        if (_capture is not null && _current.Length > 0 && _current.Span[0] >> 4 is 4 or 6)
+        {
+            _capture.Add(isReceived: true, peer, reason, _current.Span);
+        }
+    }
 
     private static DropReason ReasonOf(GreParseResult result) => result switch
     {
