@@ -1,3 +1,7 @@
+using Tunnel.Control.Api;
+using Tunnel.Dataplane;
+using Tunnel.TestSupport;
+
 namespace Tunnel.Tests.Ctl;
 
 /// <summary>A network as in docs/tunnelctl.md: the view of vm1, with one peer that works and one whose name does not resolve.</summary>
@@ -32,6 +36,26 @@ internal static class CannedAnswers
 
     public const string Drops =
         """{"network":{"InnerNotIp":0,"NoRoute":0,"UnknownPeer":2,"KeyMismatch":0},"peers":{"vm2":{"SourceNotInPeerSubnets":3},"vm3":{"NoRoute":0}}}""";
+
+    /// <summary>A packet that was sent, one that was dropped, and one of nobody's; and that some found no room.</summary>
+    public static byte[] Capture()
+    {
+        long time = new DateTime(2026, 1, 2, 10, 0, 0, DateTimeKind.Utc).Ticks;
+        Peer vm2 = Overlay.Peer();
+        var writer = new PcapngWriter("tun0", "tunneld 0.1.0", 262_144);
+        writer.Begin();
+        Add(vm2, false, null, "4500002800004000400600" + "00ac113302ac113402" + "80e818eb" + new string('0', 32), 0);
+        Add(vm2, true, DropReason.SourceNotInPeerSubnets, "4500001c00000000400100" + "00ac116309ac113302" + new string('0', 16), 250);
+        Add(null, true, DropReason.UnknownPeer, "6000000000083a40" + "fd000052000000000000000000000002" + "fd000051000000000000000000000002" + new string('0', 16), 300);
+        writer.AddMissed(7, time);
+        return writer.Take();
+
+        void Add(Peer? peer, bool isReceived, DropReason? reason, string hex, int microseconds)
+        {
+            byte[] bytes = Convert.FromHexString(hex);
+            writer.Add(new CapturedPacket(isReceived, peer, reason, bytes.Length, bytes.Length, time + (microseconds * TimeSpan.TicksPerMicrosecond)), bytes);
+        }
+    }
 
     public static IReadOnlyDictionary<string, (int Status, string Body)> All { get; } = new Dictionary<string, (int Status, string Body)>(StringComparer.Ordinal)
     {
