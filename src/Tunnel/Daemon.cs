@@ -8,6 +8,7 @@ using Microsoft.Extensions.Logging.Console;
 using Tunnel.Control;
 using Tunnel.Control.Api;
 using Tunnel.Control.Configuration;
+using Tunnel.Control.Diagnosis;
 using Tunnel.Control.Monitoring;
 using Tunnel.Control.Paths;
 using Tunnel.Dataplane;
@@ -114,6 +115,8 @@ internal static partial class Daemon
             })
         {
             InheritsDevice = threads.IsInherited && threads.OwnsDevice,
+            Examiners = new HostExaminers(new HostSettings(), neighbors, () => new HostPolicies()),
+            Tap = threads.Tap,
         };
         await using var network = new NetworkController(config, parts, log);
         using var signals = new Signals();

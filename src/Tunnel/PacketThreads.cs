@@ -45,8 +45,8 @@ internal sealed class PacketThreads : IDisposable
                 waits[i] = new PollReadiness(_queues[i], Underlay.Workers[i], config.Datapath.BusyPollMicroseconds);
                 _workers[i] = new Worker(
                     $"{config.Name}-{i}",
-                    new Outbound(_queues[i], Underlay.Workers[i], Routing, NetworkCounters[i], Offloads, i, i == 0 ? Probes.Requests : null),
-                    new Inbound(Underlay.Workers[i], _queues[i], Routing, NetworkCounters[i], Offloads, i, Probes),
+                    new Outbound(_queues[i], Underlay.Workers[i], Routing, NetworkCounters[i], Offloads, i, i == 0 ? Probes.Requests : null, Tap),
+                    new Inbound(Underlay.Workers[i], _queues[i], Routing, NetworkCounters[i], Offloads, i, Probes, Tap),
                     waits[i],
                     config.Datapath.Pin ? CpuAffinity.PinTo(i) : null);
             }
@@ -70,6 +70,9 @@ internal sealed class PacketThreads : IDisposable
 
     /// <summary>Questions to peers and their answers.</summary>
     public ProbeExchange Probes { get; }
+
+    /// <summary>Where the workers look whether somebody watches their packets.</summary>
+    public CaptureTap Tap { get; } = new();
 
     /// <summary>Wakes the worker that sends questions.</summary>
     public Action WakeProber { get; }

@@ -1,4 +1,5 @@
 using Tunnel.Control.Configuration;
+using Tunnel.Control.Diagnosis;
 using Tunnel.Dataplane;
 using Tunnel.Wire;
 
@@ -47,6 +48,12 @@ internal sealed record NetworkParts(
 {
     /// <summary>Whether the device and its addresses are an earlier process's, and this one's now.</summary>
     public bool InheritsDevice { get; init; }
+
+    /// <summary>How the host is looked at where somebody asks what is wrong; null where nobody can.</summary>
+    public HostExaminers? Examiners { get; init; }
+
+    /// <summary>Where copies of packets can be had.</summary>
+    public CaptureTap Tap { get; init; } = new();
 }
 
 /// <summary>What a reload changed: peers by name, and whether anything else in the file differs.</summary>

@@ -107,6 +107,8 @@ internal sealed record ExplanationModel(
 
 internal sealed record PingModel(string Peer, string Address, int Length, double? RttMs);
 
+internal sealed record FindingModel(string Check, string Severity, string? Peer, string Finding, string? Cure);
+
 internal sealed record HealthModel(string Status, IReadOnlyList<string> Problems);
 
 internal sealed record ErrorModel(string Error, string? Hint, string? Field);
@@ -121,6 +123,7 @@ internal sealed record ErrorModel(string Error, string? Hint, string? Field);
 [JsonSerializable(typeof(EventModel))]
 [JsonSerializable(typeof(ExplanationModel))]
 [JsonSerializable(typeof(PingModel))]
+[JsonSerializable(typeof(IReadOnlyList<FindingModel>))]
 [JsonSerializable(typeof(HealthModel))]
 [JsonSerializable(typeof(ErrorModel))]
 [JsonSerializable(typeof(KeyPairModel))]
