@@ -39,7 +39,7 @@ if is_root; then
   install_missing ip:iproute2 ping:iputils-ping ethtool:ethtool tcpdump:tcpdump nc:netcat-openbsd iperf3:iperf3 \
     redis-cli:redis-tools setpriv:util-linux gcc:gcc /usr/include/stdio.h:libc6-dev /usr/include/linux/if_tun.h:linux-libc-dev \
     /usr/bin/python3:python3 /usr/lib/python3/dist-packages/scapy:python3-scapy systemd-analyze:systemd shellcheck:shellcheck jq:jq \
-    tshark:tshark nft:nftables iptables-nft-restore:iptables dnsmasq:dnsmasq-base
+    systemd-nspawn:systemd-container tshark:tshark nft:nftables iptables-nft-restore:iptables dnsmasq:dnsmasq-base
   # The virtual machines of the interop tests. Where they can't be had those tests are skipped.
   [[ $(uname -m) != x86_64 ]] || install_missing qemu-system-x86_64:qemu-system-x86 busybox:busybox-static
   # A subshell: where it can't be had those tests are skipped, too.
@@ -131,6 +131,22 @@ for arguments in "" "--wire"; do
     skip "$name" "needs root"
   fi
 done
+
+# What the documents say is done; and what can't be done is noticed.
+finds_what_is_wrong() {
+  local said
+  printf '# A page\n\n```sh\n# on vm1\ntrue\n! true\n```\n' >"$work/wrong.md"
+  said=$(scripts/try-docs.sh "$work/wrong.md" 2>&1) && return 1
+  echo "$said"
+  [[ $said == *"wrong.md:3, on vm1"*"0 blocks passed, 1 failed" ]]
+}
+if is_root; then
+  export TUNNEL_LAB=tunnel-test
+  check "scripts/try-docs.sh" timeout --kill-after=30 900 scripts/try-docs.sh
+  check "scripts/try-docs.sh finds what is wrong" finds_what_is_wrong
+else
+  skip "scripts/try-docs.sh" "needs root"
+fi
 
 echo "$passed passed, $failed failed$( ((skipped == 0)) || echo ", $skipped skipped")"
 ((failed == 0))

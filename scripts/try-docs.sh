@@ -138,6 +138,8 @@ begin_hosts() {
   netlab_hosts 3
   mkdir "$netlab_dir/layers"
   mount -t tmpfs -o mode=755 layers "$netlab_dir/layers"
+  # For everybody, as udev has it; this machine's may be root's alone.
+  mknod -m 666 "$netlab_dir/layers/tun" c 10 200
   for host in vm1 vm2 vm3; do
     begin_host "$host" "$netlab_dir/layers/$host"
   done
@@ -155,11 +157,12 @@ begin_host() {
   : >"$layer/changes/etc/machine-id"
   echo "$host" >"$layer/changes/etc/hostname"
   mount -t overlay overlay -o "lowerdir=/,upperdir=$layer/changes,workdir=$layer/work" "$layer/root"
-  rm -rf "$layer/root/etc/tunnel"
+  # A container image may forbid services to start; here they are to.
+  rm -rf "$layer/root/etc/tunnel" "$layer/root/usr/sbin/policy-rc.d"
   mkdir -p "$layer/root/etc/tunnel"
   SYSTEMD_NSPAWN_API_VFS_WRITABLE=network systemd-nspawn --directory="$layer/root" --machine="$netlab_name-$host" --hostname="$host" \
     --register=no --keep-unit --quiet --boot --network-namespace-path="/run/netns/$netlab_name-$host" --capability=all \
-    --system-call-filter=bpf --bind=/dev/net/tun --bind="$checkout:/srv/tunnel" --console=pipe >"$netlab_dir/$host.log" 2>&1 </dev/null &
+    --system-call-filter=bpf --bind="$netlab_dir/layers/tun:/dev/net/tun" --bind="$checkout:/srv/tunnel" --console=pipe >"$netlab_dir/$host.log" 2>&1 </dev/null &
   netlab_identify $! >>"$netlab_dir/processes"
   echo $! >"$netlab_dir/$host.pid"
   disown
@@ -172,7 +175,7 @@ inside() {
   local host=$1 init
   shift
   init=$(init_of "$host")
-  nsenter --target "${init%% *}" --all --wd=/srv/tunnel env -i HOME=/root LANG=C.UTF-8 \
+  nsenter --target "${init%% *}" --all env -i -C /srv/tunnel HOME=/root LANG=C.UTF-8 \
     PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive "$@"
 }
 
@@ -205,6 +208,7 @@ execute() {
   local host=$1
   # "! COMMAND" does not end a shell that has -e; here it must.
   local text
+  # shellcheck disable=SC2001
   text=$(sed 's/^! \(.*\)$/if \1; then echo "this should have failed" >\&2; exit 1; fi/' <<<"$2")
   case $host in
     build)
@@ -229,6 +233,7 @@ for document in "${documents[@]}"; do
       printf '\n%s:%s, %s\n%s' "${document#"$repo/"}" "${lines[i]}" "$host" "${file:+writes $file:$'\n'}${texts[i]}" | sed 's/^/    /'
       status=0
       if [[ $file ]]; then
+        # shellcheck disable=SC2016
         inside "$host" bash -c 'install -d -m 755 "$(dirname "$1")" && cat >"$1"' bash "$file" <<<"${texts[i]%$'\n'}" || status=$?
       else
         execute "$host" "${texts[i]}" 2>&1 || status=$?
@@ -238,6 +243,7 @@ for document in "${documents[@]}"; do
         passed=$((passed + 1))
       else
         failed=$((failed + 1)) broken=1
+        for vm in vm1 vm2 vm3; do inside "$vm" journalctl --no-pager --quiet -o cat -n 20 -u 'tunneld@*' 2>/dev/null | sed "s/^/$vm: /" || true; done
         say "FAILED with exit code $status: ${document#"$repo/"}:${lines[i]}, on $host"
         break 2
       fi
