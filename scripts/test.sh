@@ -135,6 +135,7 @@ done
 # What the documents say is done; and what can't be done is noticed.
 finds_what_is_wrong() {
   local said
+  # shellcheck disable=SC2016
   printf '# A page\n\n```sh\n# on vm1\ntrue\n! true\n```\n' >"$work/wrong.md"
   said=$(scripts/try-docs.sh "$work/wrong.md" 2>&1) && return 1
   echo "$said"
