@@ -146,5 +146,22 @@ for arguments in "" "--wire"; do
   fi
 done
 
+# What the documents say is done; and what can't be done is noticed.
+finds_what_is_wrong() {
+  local said
+  # shellcheck disable=SC2016
+  printf '# A page\n\n```sh\n# on vm1\ntrue\n! true\n```\n' >"$work/wrong.md"
+  said=$(scripts/try-docs.sh "$work/wrong.md" 2>&1) && return 1
+  echo "$said"
+  [[ $said == *"wrong.md:3, on vm1"*"0 blocks passed, 1 failed" ]]
+}
+if is_root; then
+  export TUNNEL_LAB=tunnel-test
+  check "scripts/try-docs.sh" timeout --kill-after=30 900 scripts/try-docs.sh
+  check "scripts/try-docs.sh finds what is wrong" finds_what_is_wrong
+else
+  skip "scripts/try-docs.sh" "needs root"
+fi
+
 echo "$passed passed, $failed failed$( ((skipped == 0)) || echo ", $skipped skipped")"
 ((failed == 0))

@@ -72,6 +72,8 @@ internal sealed class CommandTree
         Root.Subcommands.Add(Capture());
         Root.Subcommands.Add(Top());
         Root.Subcommands.Add(DockerConfig());
+        Root.Subcommands.Add(Attach());
+        Root.Subcommands.Add(Detach());
         Root.Subcommands.Add(Reload());
     }
 
@@ -416,6 +418,53 @@ internal sealed class CommandTree
             using ControlClient client = Connect(parsed);
             JsonElement network = Expect(JsonValueKind.Object, client.Send(HttpMethod.Get, "v1/network"));
             _surroundings.Output.WriteLine(DockerSettings.Write(network, parsed.GetValue(subnet), parsed.GetValue(Json)));
+        });
+        return command;
+    }
+
+    private static Argument<string> Target()
+    {
+        Argument<string> target = new("CONTAINER|PID|NETNS") { Description = "a container of docker or podman, a process, or a network namespace" };
+        target.Validators.Add(result => UsageErrors.CheckName(result, "container"));
+        return target;
+    }
+
+    private CtlCommand Attach()
+    {
+        Argument<string> target = Target();
+        Argument<string> address = new("ADDRESS/PREFIX") { Description = "its address, in one of this host's subnets" };
+        Option<string?> bridge = Value("--bridge", "NAME", "the host's bridge; default: the one with an address in that subnet");
+        Option<string?> name = Value("--interface", "NAME", "the interface's name in the container; default: the first free one from eth1");
+        CtlCommand command = new("attach", "Gives a running container an interface in the overlay. Needs root.", "tunnelctl attach web 172.17.51.100/24");
+        command.Arguments.Add(target);
+        command.Arguments.Add(address);
+        command.Options.Add(bridge);
+        command.Options.Add(name);
+        command.SetAction(parsed =>
+        {
+            using ControlClient client = Connect(parsed);
+            JsonElement network = Expect(JsonValueKind.Object, client.Send(HttpMethod.Get, "v1/network"));
+            JsonElement routes = Expect(JsonValueKind.Array, client.Send(HttpMethod.Get, "v1/routes"));
+            string container = parsed.GetRequiredValue(target);
+            Attached done = new Attachment(_surroundings.Host, _surroundings.Pause)
+                .Attach(container, parsed.GetRequiredValue(address), parsed.GetValue(bridge), parsed.GetValue(name), network, routes);
+            _surroundings.Output.WriteLine(parsed.GetValue(Json) ? AttachText.Json(container, done) : AttachText.Line(container, done));
+        });
+        return command;
+    }
+
+    private CtlCommand Detach()
+    {
+        Argument<string> target = Target();
+        Argument<string?> address = new("ADDRESS") { Description = "only the interface with this address", Arity = ArgumentArity.ZeroOrOne };
+        CtlCommand command = new("detach", "Takes away what attach gave a container. Needs root.", "tunnelctl detach web");
+        command.Arguments.Add(target);
+        command.Arguments.Add(address);
+        command.SetAction(parsed =>
+        {
+            string container = parsed.GetRequiredValue(target);
+            (string Interface, string[] Addresses)[] removed = new Attachment(_surroundings.Host, _surroundings.Pause).Detach(container, parsed.GetValue(address));
+            _surroundings.Output.WriteLine(parsed.GetValue(Json) ? AttachText.Json(container, removed) : AttachText.Line(container, removed));
         });
         return command;
     }

@@ -40,6 +40,9 @@ internal sealed record Surroundings(TextWriter Output, TextWriter Error, Func<st
 
     /// <summary>Waits between two requests.</summary>
     public Action<TimeSpan> Pause { get; init; } = pause => Task.Delay(pause).Wait();
+
+    /// <summary>The host, which attach and detach change.</summary>
+    public IHost Host { get; init; } = new Host();
 }
 
 /// <summary>Reads the command line, runs the command, and turns whatever goes wrong into one line and an exit code.</summary>

@@ -49,6 +49,16 @@ internal static class UsageErrors
             result.AddError($"no peer is called '{name}'");
     }
 
+    /// <summary>Refuses what nothing can be called, or what is a mistyped option.</summary>
+    /// <param name="result">The argument.</param>
+    /// <param name="what">What it names.</param>
+    public static void CheckName(ArgumentResult result, string what)
+    {
+        string? name = result.Tokens.Count > 0 ? result.Tokens[0].Value : null;
+        if (name is "" || (name is not null && IsOption(name)))
+            result.AddError($"no {what} is called '{name}'");
+    }
+
     /// <summary>Refuses an option as another option's value: the value was forgotten.</summary>
     public static void CheckValue(OptionResult result)
     {
