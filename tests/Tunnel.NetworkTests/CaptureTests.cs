@@ -1,4 +1,3 @@
-using System.Text.Json.Nodes;
 using Xunit.Abstractions;
 
 namespace Tunnel.NetworkTests;
