@@ -91,7 +91,7 @@ public sealed class Inbound
         _deliveries.Capture = _capture;
         for (int i = 0; i < count; i++)
         {
-            _current = new Piece(_packets[i].Memory, _packets[i].Start, _packets[i].Length);
+            Watch(_packets[i].Memory, _packets[i].Start, _packets[i].Length);
             Admit(_packets[i], routing);
         }
 
@@ -168,7 +168,7 @@ public sealed class Inbound
             return;
         }
 
-        _current = new Piece(packet.Memory, packet.Start + gre.HeaderLength, packet.Length - gre.HeaderLength);
+        Watch(packet.Memory, packet.Start + gre.HeaderLength, packet.Length - gre.HeaderLength);
         Peer? peer = FindSender(source, gre, routing);
         if (peer is null)
         {
@@ -518,6 +518,14 @@ public sealed class Inbound
 
     // 7: the batch goes to the kernel; what was refused is counted where it belongs.
     private void Write() => _deliveries.Flush();
+
+    private void Watch(PacketMemory memory, int start, int length)
+    {
+        if (_capture is not null)
+        {
+            _current = new Piece(memory, start, length);
+        }
+    }
 
     private bool Refuse(Peer peer, DropReason reason)
     {

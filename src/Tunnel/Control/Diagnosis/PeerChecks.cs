@@ -44,12 +44,7 @@ internal sealed class EndpointCheck : ICheck
             ];
         }
 
-        if (peer.Health is { Problems: [string complaint, ..] })
-        {
-            string hint = complaint.Contains("rotocol", StringComparison.Ordinal) ? "; tunneld does not run there" : "";
-            return [new Finding(Name, Severity.Error, peer.Name, $"{complaint}{hint}")];
-        }
-
+        // Where ARP fails this host says itself that the other is unreachable.
         if (peer is { HopFailed: true, Hop: HostNextHop hop })
         {
             return
@@ -58,6 +53,12 @@ internal sealed class EndpointCheck : ICheck
                     Name, Severity.Error, peer.Name,
                     $"{(hop.Address == address ? "" : "the gateway ")}{hop.Address} does not answer ARP on {hop.LinkName}: it is down, or on another network"),
             ];
+        }
+
+        if (peer.Health is { Problems: [string complaint, ..] })
+        {
+            string hint = complaint.Contains("rotocol", StringComparison.Ordinal) ? "; tunneld does not run there" : "";
+            return [new Finding(Name, Severity.Error, peer.Name, $"{complaint}{hint}")];
         }
 
         // Who filters ping and has never answered may still be there.
