@@ -49,10 +49,14 @@ END
 
 run() {
   local netns=$1 directory=$2
+  # What unshare waits for is ended with it, and it with this script; it takes no notice of SIGTERM itself.
   # shellcheck disable=SC2016
-  exec nsenter --net="/run/netns/$netns" unshare --mount --propagation slave --pid --fork --kill-child --mount-proc \
+  setpriv --pdeathsig KILL nsenter --net="/run/netns/$netns" unshare --mount --propagation slave --pid --fork --kill-child --mount-proc \
     sh -c 'while :; do rm -f "$0/docker.pid"; dockerd --config-file "$0/daemon.json" --data-root "$0/data" --exec-root "$0/exec" \
-      --pidfile "$0/docker.pid" --host "unix://$0/docker.sock" || sleep 1; done' "$directory"
+      --pidfile "$0/docker.pid" --host "unix://$0/docker.sock" || sleep 1; done' "$directory" &
+  trap 'kill -KILL %1; wait' EXIT
+  trap 'exit 143' TERM
+  wait
 }
 
 # The number in the file is that of the engine's own process namespace; outside, it is the process that has the socket.

@@ -45,6 +45,7 @@ if is_root; then
   # The virtual machines of the interop tests. Where they can't be had those tests are skipped.
   [[ $(uname -m) != x86_64 ]] || install_missing qemu-system-x86_64:qemu-system-x86 busybox:busybox-static
   # A subshell: where it can't be had those tests are skipped, too.
+  (install_missing dockerd:docker.io docker:docker.io busybox:busybox-static) || say "Docker can't be installed; its tests are skipped"
   (install_missing ovs-vswitchd:openvswitch-switch) || say "Open vSwitch can't be installed; its tests are skipped"
 else
   say "not root: tests that need network namespaces are skipped (sudo $0 runs them)"
@@ -136,9 +137,11 @@ else
   skip "vagrant validate" "vagrant is not installed"
 fi
 
-for arguments in "" "--wire"; do
+for arguments in "" "--wire" "--docker"; do
   name="scripts/demo.sh${arguments:+ $arguments}"
-  if is_root; then
+  if [[ $arguments == --docker ]] && ! command -v dockerd >/dev/null; then
+    skip "$name" "Docker is not installed"
+  elif is_root; then
     # shellcheck disable=SC2086
     TUNNEL_LAB=tunnel-test check "$name" timeout --kill-after=30 180 scripts/demo.sh $arguments
   else

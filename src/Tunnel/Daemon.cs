@@ -161,9 +161,9 @@ internal static partial class Daemon
         // At a real end the manager closes what it has stored, and the device goes with its addresses and routes.
         if (handover is not null || (notify.HasManager && threads.OwnsDevice))
         {
+            network.LeaveHost(withFirewall: handover is not null || SdNotify.IsRestarting());
             await paths.StopAsync();
             threads.Suspend();
-            network.LeaveHost();
             Store(threads, notify);
             handover?.Send(threads.Descriptors);
         }

@@ -50,6 +50,7 @@ internal sealed partial class FirewallKeeper : IAsyncDisposable
     private bool _hadLegacy;
     private TimeSpan? _again;
 
+    private volatile bool _leaves;
     private FirewallView _view = new(null, [], []);
     private Task _running = Task.CompletedTask;
 
@@ -110,14 +111,20 @@ internal sealed partial class FirewallKeeper : IAsyncDisposable
         }
     }
 
-    /// <summary>Stops following, and removes what is ours.</summary>
+    /// <summary>Leaves everything in place at the end, for a next process to go on with.</summary>
+    public void Leave() => _leaves = true;
+
+    /// <summary>Stops following, and removes what is ours, unless it is to be left.</summary>
     public async ValueTask DisposeAsync()
     {
         await _stop.CancelAsync();
         await _running;
         lock (_gate)
         {
-            RemoveAll();
+            if (!_leaves)
+            {
+                RemoveAll();
+            }
         }
 
         _wake.Dispose();

@@ -186,7 +186,15 @@ internal sealed partial class NetworkController : IAsyncDisposable
     }
 
     /// <summary>Leaves routes and addresses in place at the end: a next process goes on with the device, or the device goes with them.</summary>
-    public void LeaveHost() => _leavesHost = true;
+    /// <param name="withFirewall">Whether the network's part of the firewall, which does not go with the device, is left too: a next process is sure to come.</param>
+    public void LeaveHost(bool withFirewall)
+    {
+        _leavesHost = true;
+        if (withFirewall)
+        {
+            _firewall.Leave();
+        }
+    }
 
     /// <summary>Stops following the host and removes our routes and addresses, unless they are to be left.</summary>
     public async ValueTask DisposeAsync()

@@ -13,6 +13,7 @@ internal sealed class SdNotify(string? socket)
 {
     // A manager that doesn't read must not hold the daemon up.
     private const int SendTimeoutMilliseconds = 1000;
+    private static readonly TimeSpan JobsPatience = TimeSpan.FromSeconds(1);
 
     /// <summary>Uses $NOTIFY_SOCKET, $WATCHDOG_USEC and $WATCHDOG_PID, and leaves them set.</summary>
     public static SdNotify FromEnvironment()
@@ -59,6 +60,26 @@ internal sealed class SdNotify(string? socket)
         try
         {
             return File.ReadAllText($"/proc/{pid}/cgroup") == File.ReadAllText("/proc/self/cgroup");
+        }
+        catch (Exception e) when (e is IOException or UnauthorizedAccessException)
+        {
+            return false;
+        }
+    }
+
+    /// <summary>
+    /// Whether the manager is about to start the service again, as far as it tells (list-jobs in systemctl(1)): this process ends for a restart.
+    /// </summary>
+    public static bool IsRestarting()
+    {
+        try
+        {
+            // cgroups(7): "0::/system.slice/system-tunneld.slice/tunneld@tun0.service".
+            string unit = Path.GetFileName(File.ReadLines("/proc/self/cgroup").Last());
+            return unit.EndsWith(".service", StringComparison.Ordinal) && HostProgram.Find("systemctl") is string systemctl &&
+                HostProgram.Run([systemctl, "list-jobs", "--no-legend", "--no-pager", "--full"], "", JobsPatience).Output is string jobs &&
+                jobs.Split('\n').Select(line => line.Split(' ', StringSplitOptions.RemoveEmptyEntries))
+                    .Any(job => job.Length >= 3 && job[1] == unit && job[2] is "restart" or "start");
         }
         catch (Exception e) when (e is IOException or UnauthorizedAccessException)
         {
