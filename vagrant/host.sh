@@ -29,9 +29,12 @@ subnets: [$subnet]
 YAML
 systemctl enable --now tunneld@tun0
 
-# Docker's bridge gets this host's subnet, and the tunnel's MTU.
+# Docker's bridge gets this host's subnet, and the tunnel's MTU. An emulated machine's first answer may take longer than tunnelctl waits.
 mkdir -p /etc/docker
-tunnelctl docker-config >/etc/docker/daemon.json
+for _ in 1 2 3 4 5; do
+  settings=$(tunnelctl docker-config) && break
+done
+printf '%s\n' "${settings:?tunneld does not answer}" >/etc/docker/daemon.json
 # Docker wants AppArmor's programs where the kernel has AppArmor, and Debian only recommends them.
 { installed docker.io && installed apparmor; } || get docker.io apparmor
 iptables --policy FORWARD ACCEPT

@@ -100,8 +100,13 @@ def blocks(lines):
 
 
 def sentences(text):
-    """A sentence a line, as roff likes it."""
-    return re.split(r"(?<=[a-z0-9)`].) (?=[A-Z`0-9])(?<=[.:?] )", text)
+    """A sentence a line, as roff likes it; what stands in `code` is never parted."""
+    begin = 0
+    for end in re.finditer(r"(?<=[a-z0-9)`])[.?] (?=[A-Z`0-9])", text):
+        if text.count("`", 0, end.start()) % 2 == 0:
+            yield text[begin:end.start() + 1]
+            begin = end.end()
+    yield text[begin:]
 
 
 def body(page):
