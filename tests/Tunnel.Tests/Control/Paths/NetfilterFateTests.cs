@@ -43,6 +43,8 @@ public sealed class NetfilterFateTests
     [InlineData("-A FORWARD -m conntrack --ctstate NEW,ESTABLISHED -j ACCEPT", null)]
     [InlineData("-A FORWARD -p tcp -m tcp --dport 80 -j ACCEPT", null)] // Some packets pass: nothing is certain.
     [InlineData("-A FORWARD -p udp -j ACCEPT", "drop")]
+    [InlineData("-A FORWARD -p tcp -m tcp --dport 22 -j DROP\n-A FORWARD -j ACCEPT", null)]
+    [InlineData("-A FORWARD -m set --match-set foes src -j REJECT\n-A FORWARD -j ACCEPT", null)]
     [InlineData("-A FORWARD -m set --match-set friends src -j ACCEPT", null)]
     [InlineData("-A FORWARD -j MORE\n-A MORE -o eth0 -j ACCEPT\n-A MORE -j RETURN", "drop")]
     [InlineData("-A FORWARD -j MORE\n-A MORE -o tun0 -j ACCEPT", null)]
