@@ -18,6 +18,9 @@ public sealed class FakeHostFirewall : IHostFirewall
     /// <summary>The legacy tables.</summary>
     public IReadOnlyList<string> Legacy { get; set; } = [];
 
+    /// <summary>The rules of the tables called raw, by programs of iptables.</summary>
+    public Dictionary<string, List<string>> Raw { get; } = [];
+
     /// <summary>The network's table as it was last written; null where there is none.</summary>
     public NatTable? Written { get; private set; }
 
@@ -78,10 +81,10 @@ public sealed class FakeHostFirewall : IHostFirewall
     });
 
     /// <inheritdoc/>
-    public IReadOnlyList<string> FindIptablesFilters() => Locked(() => (string[])[.. _iptables.Keys]);
+    public IReadOnlyList<string> FindIptables(string table, string chain) => Locked(() => (string[])[.. (table == "raw" ? Raw : _iptables).Keys]);
 
     /// <inheritdoc/>
-    public IReadOnlyList<string> ListRules(string program) => Run(() => (string[])[.. _iptables[program]]);
+    public IReadOnlyList<string> ListRules(string program, string table) => Run(() => (string[])[.. (table == "raw" ? Raw : _iptables)[program]]);
 
     /// <inheritdoc/>
     public void InsertRule(string program, string chain, IReadOnlyList<string> rule) => Run(() =>

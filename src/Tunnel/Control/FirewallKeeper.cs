@@ -19,6 +19,9 @@ internal sealed partial class FirewallKeeper : IAsyncDisposable
 {
     private const string Docker = "DOCKER-USER";
 
+    // How problems begin that are failures of a program, or of the kernel.
+    private const string Failed = "nat: ";
+
     // Rules that change all the time cost a sixth of a processor at most.
     private const int PauseFactor = 5;
     private static readonly TimeSpan LeastPause = TimeSpan.FromMilliseconds(100);
@@ -48,6 +51,7 @@ internal sealed partial class FirewallKeeper : IAsyncDisposable
     private string? _printed;
     private bool _mayHaveRules = true;
     private bool _hadLegacy;
+    private bool _isFailing;
     private TimeSpan? _again;
 
     private volatile bool _leaves;
@@ -100,7 +104,7 @@ internal sealed partial class FirewallKeeper : IAsyncDisposable
             }
 
             (_nat, _overlay, _local) = (config.Nat, overlay, local);
-            if (View.Problems.Count == 0)
+            if (!_isFailing)
             {
                 Reconcile();
             }
@@ -158,7 +162,7 @@ internal sealed partial class FirewallKeeper : IAsyncDisposable
             {
                 change ??= _firewall.WaitForChangeAsync(_stop.Token);
                 wake ??= _wake.WaitAsync(_stop.Token);
-                Task timer = Task.Delay(_again is TimeSpan soon && soon < LookAgain ? soon : LookAgain, _time, _stop.Token);
+                Task timer = Task.Delay(NextLook(), _time, _stop.Token);
                 Task first = await Task.WhenAny(change, wake, timer);
                 change = first == change ? null : change;
                 wake = first == wake ? null : wake;
@@ -195,6 +199,14 @@ internal sealed partial class FirewallKeeper : IAsyncDisposable
         }
     }
 
+    private TimeSpan NextLook()
+    {
+        lock (_gate)
+        {
+            return _again is TimeSpan soon && soon < LookAgain ? soon : LookAgain;
+        }
+    }
+
     private bool IsWorthALook()
     {
         bool hasLegacy = HasLegacy();
@@ -221,12 +233,14 @@ internal sealed partial class FirewallKeeper : IAsyncDisposable
         {
             ReconcileRules(ruled, problems);
             Attempt(problems, () => FindOtherDrops(chains, problems));
+            Attempt(problems, () => FindDirectDrops(problems));
         }
         else
         {
             RemoveRules();
         }
 
+        _isFailing = problems.Exists(problem => problem.StartsWith(Failed, StringComparison.Ordinal));
         Volatile.Write(ref _view, new FirewallView(hasTable ? FullName : null, ruled, problems));
         TellNewProblems(problems);
     }
@@ -280,7 +294,7 @@ internal sealed partial class FirewallKeeper : IAsyncDisposable
     {
         _mayHaveRules = true;
         string[] programs = [];
-        Attempt(problems, () => programs = [.. _firewall.FindIptablesFilters()]);
+        Attempt(problems, () => programs = [.. _firewall.FindIptables("filter", "FORWARD")]);
         foreach (string program in programs)
         {
             Attempt(problems, () => ReconcileRule(program, ruled, problems));
@@ -292,7 +306,7 @@ internal sealed partial class FirewallKeeper : IAsyncDisposable
 
     private void ReconcileRule(string program, List<string> ruled, List<string> problems)
     {
-        IReadOnlyList<string> rules = _firewall.ListRules(program);
+        IReadOnlyList<string> rules = _firewall.ListRules(program, "filter");
         if (!rules.Contains($"-N {Docker}"))
         {
             if (rules.Contains("-P FORWARD DROP") && !rules.Any(Mentions))
@@ -343,6 +357,27 @@ internal sealed partial class FirewallKeeper : IAsyncDisposable
         }
     }
 
+    // Docker 28 and later drop what comes to a container by another device than its bridge, before any chain that forwards. A rule with a protocol is
+    // about a port that is published at one address only.
+    private void FindDirectDrops(List<string> problems)
+    {
+        foreach (string program in _firewall.FindIptables("raw", "PREROUTING"))
+        {
+            foreach (string rule in _firewall.ListRules(program, "raw"))
+            {
+                string[] words = rule.Split(' ');
+                if (words is ["-A", "PREROUTING", "-d", string text, "!", "-i", string bridge, .., "-j", "DROP"] && !words.Contains("-p") && bridge != _device &&
+                    IpPrefix.TryParse(text, out IpPrefix container) && _overlay!.Any(prefix => prefix.Contains(container)))
+                {
+                    problems.Add(
+                        $"forward: Docker drops what comes to {container.Address} by another device than {bridge}, in the table raw of {program}: " +
+                        "set \"allow-direct-routing\": true in daemon.json (Docker 28.2 or later), and restart Docker");
+                    return;
+                }
+            }
+        }
+    }
+
     // What a process that was killed, or a former configuration, has left. Nobody is told where that can't be found out.
     private void RemoveRules()
     {
@@ -353,10 +388,10 @@ internal sealed partial class FirewallKeeper : IAsyncDisposable
 
         var ignored = new List<string>();
         string[] programs = [];
-        Attempt(ignored, () => programs = [.. _firewall.FindIptablesFilters()]);
+        Attempt(ignored, () => programs = [.. _firewall.FindIptables("filter", "FORWARD")]);
         foreach (string program in programs)
         {
-            Attempt(ignored, () => DeleteRules(program, _firewall.ListRules(program)));
+            Attempt(ignored, () => DeleteRules(program, _firewall.ListRules(program, "filter")));
         }
 
         _ruled.Clear();
@@ -425,7 +460,7 @@ internal sealed partial class FirewallKeeper : IAsyncDisposable
         }
         catch (HostFirewallException refused)
         {
-            problems.Add($"nat: {refused.Message}");
+            problems.Add($"{Failed}{refused.Message}");
         }
     }
 

@@ -58,13 +58,16 @@ public interface IHostFirewall : IDisposable
     void RemoveTable(string name);
 
     /// <summary>
-    /// The programs whose filter tables exist: of iptables-nft, ip6tables-nft, iptables-legacy, ip6tables-legacy. Runs no program.
+    /// The programs of iptables that have such a table: of iptables-nft, ip6tables-nft, iptables-legacy, ip6tables-legacy. Runs none of them.
     /// </summary>
-    IReadOnlyList<string> FindIptablesFilters();
+    /// <param name="table">The table: filter, raw.</param>
+    /// <param name="chain">A chain that it has where it is in use: FORWARD, PREROUTING.</param>
+    IReadOnlyList<string> FindIptables(string table, string chain);
 
-    /// <summary>The filter table's policies, chains and rules, as `PROGRAM -S` prints them, a line each.</summary>
-    /// <param name="program">One of <see cref="FindIptablesFilters"/>.</param>
-    IReadOnlyList<string> ListRules(string program);
+    /// <summary>A table's policies, chains and rules, as `PROGRAM -S` prints them, a line each.</summary>
+    /// <param name="program">One of <see cref="FindIptables"/>.</param>
+    /// <param name="table">The table.</param>
+    IReadOnlyList<string> ListRules(string program, string table);
 
     /// <summary>Puts a rule at the beginning of a chain of a filter table.</summary>
     /// <param name="program">The table's program.</param>

@@ -87,25 +87,25 @@ internal sealed class HostFirewall : IHostFirewall
     public void RemoveTable(string name) => RunScript(name, NftablesScript.Remove(name));
 
     /// <inheritdoc/>
-    public IReadOnlyList<string> FindIptablesFilters()
+    public IReadOnlyList<string> FindIptables(string table, string chain)
     {
         IReadOnlyList<FirewallChain> chains = GetChains();
-        bool HasCompatible(string family) => chains.Any(chain => chain is { Table: "filter", Name: "FORWARD" or "DOCKER-USER" } && chain.Family == family);
+        bool HasCompatible(string family) => chains.Any(found => found.Family == family && found.Table == table && found.Name == chain);
 
         // To list a legacy table is to make it, so that is done only where it is there.
-        (string Program, bool Exists)[] filters =
+        (string Program, bool Exists)[] programs =
         [
             ("iptables-nft", HasCompatible("ip")),
             ("ip6tables-nft", HasCompatible("ip6")),
-            ("iptables-legacy", FindLegacyTable("filter", "ip") == true),
-            ("ip6tables-legacy", FindLegacyTable("filter", "ip6") == true),
+            ("iptables-legacy", FindLegacyTable(table, "ip") == true),
+            ("ip6tables-legacy", FindLegacyTable(table, "ip6") == true),
         ];
-        return [.. filters.Where(filter => filter.Exists).Select(filter => filter.Program)];
+        return [.. programs.Where(one => one.Exists).Select(one => one.Program)];
     }
 
     /// <inheritdoc/>
-    public IReadOnlyList<string> ListRules(string program) =>
-        RunIptables(program, ["-S"]).Split('\n', StringSplitOptions.RemoveEmptyEntries | StringSplitOptions.TrimEntries);
+    public IReadOnlyList<string> ListRules(string program, string table) =>
+        RunIptables(program, ["-t", table, "-S"]).Split('\n', StringSplitOptions.RemoveEmptyEntries | StringSplitOptions.TrimEntries);
 
     /// <inheritdoc/>
     public void InsertRule(string program, string chain, IReadOnlyList<string> rule) => RunIptables(program, ["-I", chain, "1", .. rule]);

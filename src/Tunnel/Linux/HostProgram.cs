@@ -36,6 +36,9 @@ internal static class HostProgram
             RedirectStandardOutput = true,
             RedirectStandardError = true,
         };
+
+        // What it says is read here.
+        start.Environment["LC_ALL"] = "C";
         try
         {
             using Process process = Process.Start(start)!;

@@ -229,6 +229,29 @@ public sealed class FirewallKeeperTests
     }
 
     [Fact]
+    public async Task Where_Docker_drops_what_does_not_come_by_its_bridge_the_cure_is_named()
+    {
+        await using ControlFixture fixture = await ControlFixture.StartAsync(Base + "nat: {forward: true}\n", prepare: fixture =>
+            fixture.Firewall.Raw["iptables-nft"] =
+            [
+                "-P PREROUTING ACCEPT",
+                "-A PREROUTING -d 127.0.0.1/32 ! -i lo -p tcp -m tcp --dport 8080 -j DROP",
+                "-A PREROUTING -d 172.18.0.2/32 ! -i br-1 -j DROP",
+                "-A PREROUTING -d 172.17.51.2/32 ! -i docker0 -j DROP",
+                "-A PREROUTING -d 172.17.51.3/32 ! -i docker0 -j DROP",
+            ]);
+
+        Assert.Equal(
+            ["forward: Docker drops what comes to 172.17.51.2 by another device than docker0, in the table raw of iptables-nft: " +
+                "set \"allow-direct-routing\": true in daemon.json (Docker 28.2 or later), and restart Docker"],
+            fixture.Network.DescribeNetwork().Problems);
+
+        // A problem of this kind keeps no change of peers from waiting for its prefixes.
+        await fixture.PutAsync("vm2", """{"endpoint": "192.168.40.12", "subnets": ["172.17.52.0/24"]}""");
+        Assert.Equal("write 10.0.201.1/32 172.17.51.0/24 172.17.52.0/24", fixture.Firewall.Calls[^1]);
+    }
+
+    [Fact]
     public void Prefixes_within_others_are_left_out()
     {
         string[] kept = [.. FirewallKeeper.Outermost(
