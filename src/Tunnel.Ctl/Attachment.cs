@@ -242,9 +242,10 @@ internal sealed class Attachment(IHost host, Action<TimeSpan> pause)
             : throw new Failure(ExitCode.Failed, $"{target} has the host's own network", "it is in the overlay by the host's address and needs no attach");
     }
 
+    // Aliases are among the details.
     private JsonElement[] Links(string[] enter)
     {
-        string answer = Must(host.Run([.. enter, "ip", "-j", "addr", "show"]), "addresses can't be read").Output!;
+        string answer = Must(host.Run([.. enter, "ip", "-j", "-d", "addr", "show"]), "addresses can't be read").Output!;
         return [.. JsonElement.Parse(answer).Items().Where(link => link.Member("ifname").Text() is not null)];
     }
 

@@ -33,6 +33,8 @@ internal sealed class CtlHarness : IDisposable
 
     public int? TerminalWidth { get; init; }
 
+    public FakeHost Host { get; } = new();
+
     public string this[string variable]
     {
         set => _variables[variable] = value;
@@ -48,6 +50,7 @@ internal sealed class CtlHarness : IDisposable
         {
             Timeout = Timeout,
             Pause = _ => { },
+            Host = Host,
             TerminalWidth = TerminalWidth is { } width ? () => width : null,
         });
         return new CtlResult(exitCode, output.ToString(), error.ToString());

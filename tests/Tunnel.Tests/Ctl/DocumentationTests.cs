@@ -78,6 +78,7 @@ public sealed class DocumentationTests
     [InlineData("explain", "GET /v1/explain?source=172.17.51.2&destination=172.17.52.2")]
     [InlineData("ping", "POST /v1/peers/vm2/ping")]
     [InlineData("docker-config", "GET /v1/network")]
+    [InlineData("attach", "GET /v1/network")]
     [InlineData("reload", "POST /v1/reload")]
     public void The_example_in_a_commands_help_works(string name, string request)
     {
