@@ -65,6 +65,15 @@ internal sealed class Attachment(IHost host, Action<TimeSpan> pause)
             return new Attached(name, $"{address}/{length}", bridgeName, gateway.ToString(), reached, WasThere: true);
         }
 
+        // Two interfaces on one link: packets would leave by the one and come in by the other, where a reverse path filter drops them.
+        if (links.FirstOrDefault(link => Addresses(link).Any(one => subnet.Contains(one.Address))) is { ValueKind: JsonValueKind.Object } beside)
+        {
+            throw new Failure(
+                ExitCode.Failed,
+                $"{target} is in {subnet} already, by {Addresses(beside).First(one => subnet.Contains(one.Address)).Address} at {beside.Member("ifname").Text()}",
+                beside.Member("ifalias").Text() == Alias ? $"first tunnelctl detach {target}" : "it needs no attach");
+        }
+
         RefuseUsed(address, bridgeName, hostLinks);
         HashSet<string?> names = [.. links.Select(link => link.Member("ifname").Text())];
         if (interfaceName is not null && names.Contains(interfaceName))

@@ -48,6 +48,9 @@ public sealed partial class AttachTests : IDisposable
         Assert.Equal("web is attached already: eth1 172.17.51.100/24 on docker0, 4 routes by 172.17.51.1\n", _ctl.Run("attach", "web", "172.17.51.100/24").Output);
         Assert.All(_ctl.Host.Done, line => Assert.Contains(" ip route replace ", line, StringComparison.Ordinal));
         _ctl.Host.Done.Clear();
+        Assert.Equal(
+            "tunnelctl: web is in 172.17.51.0/24 already, by 172.17.51.100 at eth1 (first tunnelctl detach web)\n", _ctl.Run("attach", "web", "172.17.51.101/24").Error);
+        Assert.Equal("tunnelctl: web has 172.17.51.100/24 at eth1 already (first tunnelctl detach web 172.17.51.100)\n", _ctl.Run("attach", "web", "172.17.51.100/25").Error);
 
         Assert.Equal("""{"target":"web","removed":[{"interface":"eth1","addresses":["172.17.51.100/24"]}]}""" + "\n", _ctl.Run("detach", "web", "--json").Output);
         Assert.Equal(["nsenter --net=/proc/4711/ns/net ip link del eth1"], _ctl.Host.Done);
@@ -74,7 +77,6 @@ public sealed partial class AttachTests : IDisposable
     [InlineData("detach stopped", 1, "the container stopped does not run (podman start stopped)")]
     [InlineData("attach web 172.17.51.100/24 --bridge br0", 1, "no bridge of this host is called br0 (make it: ip link add br0 type bridge && ip addr add 172.17.51.1/24 dev br0 && ip link set br0 up)")]
     [InlineData("attach web 172.17.51.200/24", 1, "172.17.51.200 is in use on docker0, by 02:42:ac:11:33:02 (take another; detach, or the container that has it, gives it back)")]
-    [InlineData("attach web 172.17.51.2/24", 1, "172.17.51.2 is eth0's in web already (it needs no attach)")]
     [InlineData("attach host 172.17.51.100/24", 1, "host has the host's own network (it is in the overlay by the host's address and needs no attach)")]
     public void What_cannot_be_done_is_one_line(string commandLine, int exitCode, string error)
     {

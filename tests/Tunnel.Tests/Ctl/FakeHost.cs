@@ -52,8 +52,8 @@ internal sealed class FakeHost : IHost
             case "ip -j -d addr show":
                 return """[{"ifname":"lo","addr_info":[]},{"ifname":"docker0","mtu":1476,"flags":["UP"],"addr_info":[{"family":"inet","local":"172.17.51.1","prefixlen":24}]}]""";
             case Enter + "ip -j -d addr show":
-                return """[{"ifname":"lo"},{"ifname":"eth0","addr_info":[{"local":"172.17.51.2","prefixlen":24}]}"""
-                    + (_attached ? ""","ifname":"eth1","ifalias":"tunnelctl attach","addr_info":[{"local":"172.17.51.100","prefixlen":24},{"local":"fe80::1","prefixlen":64}]}]""".Insert(1, "{") : "]");
+                return """[{"ifname":"lo"},{"ifname":"eth0","addr_info":[{"local":"172.18.0.2","prefixlen":24}]}"""
+                    + (_attached ? """,{"ifname":"eth1","ifalias":"tunnelctl attach","addr_info":[{"local":"172.17.51.100","prefixlen":24},{"local":"fe80::1","prefixlen":64}]}""" : "") + "]";
         }
 
         if (line.StartsWith("docker inspect", StringComparison.Ordinal) || line.StartsWith("podman", StringComparison.Ordinal))
