@@ -65,6 +65,15 @@ internal sealed class Attachment(IHost host, Action<TimeSpan> pause)
             return new Attached(name, $"{address}/{length}", bridgeName, gateway.ToString(), reached, WasThere: true);
         }
 
+        // Two interfaces on one link: packets would leave by the one and come in by the other, where a reverse path filter drops them.
+        if (links.FirstOrDefault(link => Addresses(link).Any(one => subnet.Contains(one.Address))) is { ValueKind: JsonValueKind.Object } beside)
+        {
+            throw new Failure(
+                ExitCode.Failed,
+                $"{target} is in {subnet} already, by {Addresses(beside).First(one => subnet.Contains(one.Address)).Address} at {beside.Member("ifname").Text()}",
+                beside.Member("ifalias").Text() == Alias ? $"first tunnelctl detach {target}" : "it needs no attach");
+        }
+
         RefuseUsed(address, bridgeName, hostLinks);
         HashSet<string?> names = [.. links.Select(link => link.Member("ifname").Text())];
         if (interfaceName is not null && names.Contains(interfaceName))
@@ -242,9 +251,10 @@ internal sealed class Attachment(IHost host, Action<TimeSpan> pause)
             : throw new Failure(ExitCode.Failed, $"{target} has the host's own network", "it is in the overlay by the host's address and needs no attach");
     }
 
+    // Aliases are among the details.
     private JsonElement[] Links(string[] enter)
     {
-        string answer = Must(host.Run([.. enter, "ip", "-j", "addr", "show"]), "addresses can't be read").Output!;
+        string answer = Must(host.Run([.. enter, "ip", "-j", "-d", "addr", "show"]), "addresses can't be read").Output!;
         return [.. JsonElement.Parse(answer).Items().Where(link => link.Member("ifname").Text() is not null)];
     }
 

@@ -97,7 +97,7 @@ internal sealed class CommandTree
         };
         name.Validators.Add(UsageErrors.CheckPeerName);
         if (!isNew)
-            name.CompletionSources.Add(context => Completion.Peers(() => new ControlClient(Socket(context.ParseResult), Completion.Patience)));
+            name.CompletionSources.Add(context => Completion.Peers(() => new ControlClient(Socket(context.ParseResult), surroundings.CompletionTimeout)));
 
         return name;
     }

@@ -10,9 +10,6 @@ namespace Tunnel.Ctl;
 /// </summary>
 internal sealed class Completion : SynchronousCommandLineAction
 {
-    /// <summary>How long a shell waits for the daemon before it goes without the names of its peers.</summary>
-    public static readonly TimeSpan Patience = TimeSpan.FromSeconds(1);
-
     private readonly TextWriter _output;
 
     private Completion(TextWriter output) => _output = output;

@@ -16,6 +16,9 @@ internal sealed record Surroundings(TextWriter Output, TextWriter Error, Func<st
     /// <summary>How long the daemon may take for all requests of one run together.</summary>
     public TimeSpan Timeout { get; init; } = TimeSpan.FromSeconds(10);
 
+    /// <summary>How long a shell waits for the daemon before completion goes without the names of its peers.</summary>
+    public TimeSpan CompletionTimeout { get; init; } = TimeSpan.FromSeconds(1);
+
     /// <summary>Reads a file of the host's; null where there is none, or it can't be read.</summary>
     public Func<string, string?> ReadFile { get; init; } = path =>
     {

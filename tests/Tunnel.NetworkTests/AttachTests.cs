@@ -38,23 +38,28 @@ public sealed class AttachTests(ITestOutputHelper output)
         Assert.DoesNotContain("eth1", (await InAsync(vm1, pid, "ip", "link")).Succeeded().Out, StringComparison.Ordinal);
     }
 
-    // With a default route of its own, as Docker gives one, and a second attached address.
+    // Another network with a default route, as Docker's own networks give one, and one address of each family.
     [SkippableFact]
-    public async Task ANamespaceKeepsWhatItHasAndGetsFurtherInterfaces()
+    public async Task AContainerKeepsWhatItHas()
     {
         await using Lab lab = await Lab.CreateAsync(output);
         (Vm vm1, Vm vm2) = (lab.Hosts[0], lab.Hosts[1]);
         (Daemon daemon, _) = await StartAsync(vm1, vm2);
-        Node cont1 = vm1.Container;
+        await using Background container = await ContainerAsync(vm1);
+        string pid = $"{container.Pid}";
+        (await InAsync(
+            vm1, pid, "sh", "-c",
+            "ip link add eth0 type dummy && ip addr add 172.30.0.2/24 dev eth0 && ip link set eth0 up && ip route add default via 172.30.0.1")).Succeeded();
 
-        (await daemon.CtlAsync("attach", cont1.Netns, "172.17.51.100/24")).Succeeded();
-        Assert.Equal("overlay0", Text(await daemon.CtlJsonAsync("attach", $"/run/netns/{cont1.Netns}", "172.17.51.101/24", "--bridge", "br0", "--interface", "overlay0"), "interface"));
+        (await daemon.CtlAsync("attach", pid, "172.17.51.100/24")).Succeeded();
+        JsonNode second = await daemon.CtlJsonAsync("attach", $"/proc/{pid}/ns/net", "fd17:51::101/64", "--bridge", "br0", "--interface", "overlay0");
 
-        Assert.Contains("default via 172.17.51.1 dev eth0", (await cont1.RunAsync("ip", "route")).Out, StringComparison.Ordinal);
-        Assert.True((await vm2.Container.PingAsync("172.17.51.2")).Received > 0);
-        Assert.True((await vm2.Container.PingAsync("172.17.51.101")).Received > 0);
-        Assert.Equal($"detached {cont1.Netns}: eth1 172.17.51.100/24; overlay0 172.17.51.101/24\n", (await daemon.CtlAsync("detach", cont1.Netns)).Succeeded().Out);
-        Assert.True((await vm2.Container.PingAsync("172.17.51.2")).Received > 0);
+        Assert.Equal("overlay0", Text(second, "interface"));
+        Assert.Contains("default via 172.30.0.1 dev eth0", (await InAsync(vm1, pid, "ip", "route")).Out, StringComparison.Ordinal);
+        Assert.True((await vm2.Container.PingAsync("172.17.51.100")).Received > 0);
+        Assert.True((await vm2.Container.PingAsync("fd17:51::101")).Received > 0);
+        Assert.Equal($"detached {pid}: eth1 172.17.51.100/24; overlay0 fd17:51::101/64\n", (await daemon.CtlAsync("detach", pid)).Succeeded().Out);
+        Assert.Contains("172.30.0.2", (await InAsync(vm1, pid, "ip", "addr")).Out, StringComparison.Ordinal);
     }
 
     [SkippableFact]
@@ -99,7 +104,8 @@ public sealed class AttachTests(ITestOutputHelper output)
         await RefusedAsync(" has the host's own network", "attach", $"{daemon.Process.Pid}", "172.17.51.9/24");
         await RefusedAsync("172.17.51.2 is eth0's in ", "attach", vm1.Container.Netns, "172.17.51.2/24");
         await RefusedAsync("172.17.51.2 is eth0's in ", "detach", vm1.Container.Netns, "172.17.51.2");
-        await RefusedAsync(" has an interface eth0 already", "attach", vm1.Container.Netns, "172.17.51.9/24", "--interface", "eth0");
+        await RefusedAsync(" is in 172.17.51.0/24 already, by 172.17.51.2 at eth0 (it needs no attach)", "attach", vm1.Container.Netns, "172.17.51.9/24");
+        await RefusedAsync(" has an interface lo already", "attach", pid, "172.17.51.9/24", "--interface", "lo");
         await RefusedAsync("an interface a-name-that-is-too-long can't be made in ", "attach", pid, "172.17.51.9/24", "--interface", "a-name-that-is-too-long");
         Assert.Equal(before, (await vm1.RunAsync("ip", "addr")).Out);
 

@@ -39,6 +39,8 @@ internal sealed class CtlHarness : IDisposable
     /// <summary>The host's files, by path.</summary>
     public Dictionary<string, string> Files { get; } = new(StringComparer.Ordinal);
 
+    public FakeHost Host { get; } = new();
+
     public string this[string variable]
     {
         set => _variables[variable] = value;
@@ -53,10 +55,12 @@ internal sealed class CtlHarness : IDisposable
         int exitCode = Tunnel.Ctl.Program.Run(args, new Surroundings(output, error, name => _variables.GetValueOrDefault(name))
         {
             Timeout = Timeout,
+            CompletionTimeout = TimeSpan.FromMinutes(1),
             Pause = _ => { },
             Wait = (_, _) => { },
             OpenFile = path => Written[path] = new MemoryStream(),
             ReadFile = Files.GetValueOrDefault,
+            Host = Host,
             TerminalWidth = TerminalWidth is { } width ? () => width : null,
         });
         return new CtlResult(exitCode, output.ToString(), error.ToString());

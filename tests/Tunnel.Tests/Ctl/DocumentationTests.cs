@@ -81,6 +81,7 @@ public sealed class DocumentationTests
     [InlineData("capture", "GET /v1/capture?peer=vm2")]
     [InlineData("top", "GET /v1/peers")]
     [InlineData("docker-config", "GET /v1/network")]
+    [InlineData("attach", "GET /v1/network")]
     [InlineData("reload", "POST /v1/reload")]
     public void The_example_in_a_commands_help_works(string name, string request)
     {

@@ -11,6 +11,8 @@ public sealed class UsageTests : IDisposable
         "tunnelctl set-peer NAME [--endpoint ADDRESS] [--subnet CIDR...] [--encapsulation E] [--key N|IN:OUT|none] " +
         "[--checksum [true|false]] [--sequence [true|false]] [--dscp copy|N] [--ecn MODE] [--ttl inherit|N] [--pmtud true|false] [--strict [true|false]] [--keepalive TIME] [--on-down keep|withdraw] [--on-refused stop|retry] [--ephemeral [true|false]]";
 
+    private const string Attach = "tunnelctl attach CONTAINER|PID|NETNS ADDRESS/PREFIX [--bridge NAME] [--interface NAME]";
+
     private const string Root = "tunnelctl [-n NETWORK | --socket PATH] [--json] COMMAND";
 
     private readonly CtlHarness _ctl = new();
@@ -41,6 +43,13 @@ public sealed class UsageTests : IDisposable
     [InlineData("capture -w", "-w needs a value", "-w, --write FILE")]
     [InlineData("top --interval 0", "--interval does not take '0'", "--interval SECONDS")]
     [InlineData("doctor vm2 vm3", "unexpected argument 'vm3'", "usage: tunnelctl doctor [PEER]")]
+    [InlineData("attach", "CONTAINER|PID|NETNS is missing", $"usage: {Attach}")]
+    [InlineData("attach web", "ADDRESS/PREFIX is missing", $"usage: {Attach}")]
+    [InlineData("attach --bridg br0 web 172.17.51.100/24", "unknown option --bridg", $"did you mean --bridge? usage: {Attach}")]
+    [InlineData("attach web 172.17.51.100/24 --bridge", "--bridge needs a value", "--bridge NAME")]
+    [InlineData("detach", "CONTAINER|PID|NETNS is missing", "usage: tunnelctl detach CONTAINER|PID|NETNS [ADDRESS]")]
+    [InlineData("detach web a b", "unexpected argument 'b'", "usage: tunnelctl detach CONTAINER|PID|NETNS [ADDRESS]")]
+    [InlineData("detach web 172.17.51", "'172.17.51' is no address", "as 172.17.51.100")]
     [InlineData("add-peer", "NAME is missing", $"usage: {AddPeer}")]
     [InlineData("add-peer vm2", "--endpoint is missing", $"usage: {AddPeer}")]
     [InlineData("add-peer vm2 --endpoint a", "--subnet is missing", $"usage: {AddPeer}")]
