@@ -97,7 +97,9 @@ internal sealed class CommandTree
         };
         name.Validators.Add(UsageErrors.CheckPeerName);
         if (!isNew)
-            name.CompletionSources.Add(context => Completion.Peers(() => new ControlClient(Socket(context.ParseResult), surroundings.CompletionTimeout)));
+        {
+            name.CompletionSources.Add(context => Completion.Peers(() => new ControlClient(Socket(context.ParseResult), _surroundings.CompletionTimeout)));
+        }
 
         return name;
     }

@@ -120,14 +120,18 @@ internal static partial class Daemon
         };
         await using var network = new NetworkController(config, parts, log);
         using var signals = new Signals();
-        await network.StartAsync();
+
+        // By then the sockets that are wanted are open, and nobody else has taken what was left.
+        await network.StartAsync(() =>
+        {
+            inherited.Dispose();
+            threads.Start();
+        });
         paths.Start();
         using var errors = new IcmpErrors();
         await using var relay = new ErrorRelay(errors, threads.Routing, network.Monitor, threads.Injector, TimeProvider.System, log);
         relay.Start();
 
-        threads.Start();
-        inherited.Dispose();
         var health = new HealthCheck(threads.Heartbeats, TimeProvider.System);
         await using ControlApi api = await StartApiAsync(socketPath, config.Control.Metrics, network, threads.Underlay, health, events, log);
         if (UnixFiles.SetSocketAccess(socketPath) is string problem)
@@ -149,6 +153,7 @@ internal static partial class Daemon
             pid => notify.HasManager && !SdNotify.SharesControlGroup(pid)
                 ? $"a service manager runs it, and a restart loses nothing: systemctl restart tunneld@{config.Name}"
                 : null,
+            () => threads.Descriptors,
             stopping.Token);
         await await Task.WhenAny(signals.Stopped, threads.Ended, asked);
         Handover? handover = asked.IsCompletedSuccessfully ? await asked : null;
@@ -162,10 +167,8 @@ internal static partial class Daemon
         if (handover is not null || (notify.HasManager && threads.OwnsDevice))
         {
             network.LeaveHost(withFirewall: handover is not null || SdNotify.IsRestarting());
-            await paths.StopAsync();
-            threads.Suspend();
             Store(threads, notify);
-            handover?.Send(threads.Descriptors);
+            threads.KeepPackets();
         }
 
         return handover;

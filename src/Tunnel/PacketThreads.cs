@@ -21,6 +21,7 @@ internal sealed class PacketThreads : IDisposable
     private readonly TunDevice[] _queues;
     private readonly Worker[] _workers;
     private readonly KernelSegmenter? _segmenter;
+    private bool _keepsPackets;
 
     /// <summary>Opens device and sockets; <see cref="Start"/> starts the workers.</summary>
     /// <param name="config">The configuration to start with.</param>
@@ -108,31 +109,24 @@ internal sealed class PacketThreads : IDisposable
     /// <summary>Takes back the room that an earlier process has made for packets to wait in, once they have been read: what is beyond it would be lost.</summary>
     public void Settle()
     {
-        if (_queues[0].QueueLength > WaitingRoom)
+        if (Underlay.HasRoom)
         {
+            Underlay.MakeRoom(false);
             _queues[0].QueueLength -= WaitingRoom;
         }
     }
 
-    /// <summary>
-    /// Stops the workers so that what comes from now on waits in the device and in the sockets, for a next process to read.
-    /// </summary>
-    public void Suspend()
-    {
-        if (_queues[0].QueueLength <= WaitingRoom)
-        {
-            _queues[0].QueueLength += WaitingRoom;
-        }
-
-        // Only they are passed on: a ring lies in this process's memory.
-        Underlay.MakeRoom();
-        Underlay.UsePaths(UnderlayPath.Raw, UnderlayPath.Raw);
-        Array.ForEach(_workers, worker => worker.Stop());
-    }
+    /// <summary>Lets what comes once the workers have stopped wait in the device and in the sockets, for a next process to read.</summary>
+    public void KeepPackets() => _keepsPackets = true;
 
     /// <summary>Stops the workers, then closes sockets and device.</summary>
     public void Dispose()
     {
+        if (_keepsPackets)
+        {
+            MakeRoom();
+        }
+
         foreach (Worker? worker in _workers)
         {
             worker?.Dispose();
@@ -142,6 +136,18 @@ internal sealed class PacketThreads : IDisposable
         Underlay?.Dispose();
         _segmenter?.Dispose();
         Array.ForEach(_queues, queue => queue.Dispose());
+    }
+
+    private void MakeRoom()
+    {
+        if (!Underlay.HasRoom)
+        {
+            Underlay.MakeRoom(true);
+            _queues[0].QueueLength += WaitingRoom;
+        }
+
+        // A next process goes on with them: a ring lies in this one's memory.
+        Underlay.UsePaths(UnderlayPath.Raw, UnderlayPath.Raw);
     }
 
     // Where the kernel does not let us, packets are cut here.

@@ -19,6 +19,9 @@ internal sealed partial class KernelReconciler
     /// <summary>The rtm_protocol of our routes (rtnetlink(7)): a number that nobody else uses; packaging/ gives it the name "tunnel".</summary>
     public const byte RouteProtocol = 147;
 
+    // The kernel's own, where it makes any: fe80::/10 (RFC 4291 section 2.5.6).
+    private static readonly IpPrefix LinkLocal = new(new InetAddress((UInt128)0xfe80 << 112), 10);
+
     // What IPv6 gives a route without a metric, and shows in dumps (IP6_RT_PRIO_USER).
     private const uint DefaultIpv6Metric = 1024;
 
@@ -54,7 +57,7 @@ internal sealed partial class KernelReconciler
 
     /// <summary>Takes charge of the addresses that the device has: an earlier process of this network has added them.</summary>
     /// <exception cref="HostNetworkException">The kernel refused.</exception>
-    public void AdoptAddresses() => _ownAddresses.UnionWith(_host.GetAddresses(_link));
+    public void AdoptAddresses() => _ownAddresses.UnionWith(_host.GetAddresses(_link).Where(address => !LinkLocal.Contains(address.Address)));
 
     /// <summary>What keeps the device from being as wanted, for people; empty where all is well.</summary>
     public IReadOnlyList<string> Problems => _problems;

@@ -34,7 +34,7 @@ internal sealed partial class NetworkController
             throw new ControlException(ControlErrorKind.Invalid, $"{from} and {to} are of two families", "give two IPv4 or two IPv6 addresses", "destination");
         }
 
-        int bytes = LengthOf(length, UsualLength, from.IsIpv4 ? Ipv4Header.Length : Ipv6Header.Length, ushort.MaxValue);
+        int bytes = LengthOf(length, UsualLength, from.IsIpv4 ? Ipv4Header.Length : Ipv6Header.Length, ushort.MaxValue, "length");
         return new Explanation(State, _parts.Routing.Current, _parts.Host, _parts.Device).Of(from, to, bytes);
     }
 
@@ -52,7 +52,7 @@ internal sealed partial class NetworkController
                 ControlErrorKind.Conflict, $"peer {name} has no usable address: {string.Join("; ", entry.Problems)}", $"look at it with: tunnelctl show {name}");
         }
 
-        int bytes = LengthOf(length, UsualLength, EchoMessage.Length, entry.Peer.LargestInner);
+        int bytes = LengthOf(length, UsualLength, EchoMessage.Length, entry.Peer.LargestInner, "length");
         TimeSpan? roundTrip = await _monitor.PingAsync(entry.Peer, bytes, cancellationToken);
         return new PingModel(name, entry.Address.ToString(), bytes, roundTrip is TimeSpan known ? Math.Round(known.TotalMilliseconds, 3) : null);
     }
@@ -83,7 +83,7 @@ internal sealed partial class NetworkController
             throw NoSuchPeer(name);
         }
 
-        int snap = LengthOf(snapLength, LongestSnap, Ipv4Header.Length, LongestSnap);
+        int snap = LengthOf(snapLength, LongestSnap, Ipv4Header.Length, LongestSnap, "snaplen");
         CaptureRing[] rings = _parts.Tap.TryStart(_parts.NetworkCounters.Length, snap) ??
             throw new ControlException(ControlErrorKind.Conflict, "a capture runs already", "end the other one first: one capture at a time");
         try
@@ -140,8 +140,8 @@ internal sealed partial class NetworkController
         ? address
         : throw new ControlException(ControlErrorKind.Invalid, $"{ConfigText.Quote(text ?? string.Empty)} is not an address", "give an IPv4 or IPv6 address, as 172.17.51.2", field);
 
-    private static int LengthOf(string? text, int usual, int least, int most) =>
+    private static int LengthOf(string? text, int usual, int least, int most, string field) =>
         text is null ? usual
         : int.TryParse(text, NumberStyles.None, CultureInfo.InvariantCulture, out int length) && length >= least && length <= most ? length
-        : throw new ControlException(ControlErrorKind.Invalid, $"{ConfigText.Quote(text)} is not a length here", $"{least} to {most} bytes", "length");
+        : throw new ControlException(ControlErrorKind.Invalid, $"{ConfigText.Quote(text)} is not a length here", $"{least} to {most} bytes", field);
 }

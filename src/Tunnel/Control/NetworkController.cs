@@ -79,11 +79,12 @@ internal sealed partial class NetworkController : IAsyncDisposable
     /// Brings the network up. A peer that can't be reached, or a route that is in the way, is a problem of that peer and keeps
     /// nobody else down; a claim on the same sender by another tunneld is refused.
     /// </summary>
+    /// <param name="onRouting">Is called once packets can be carried: the workers know the peers. Those that an earlier process has left need wait no longer.</param>
     /// <exception cref="ClaimConflictException">
     /// Another tunneld in this namespace receives from the same endpoint under the same key, or at the same UDP port.
     /// </exception>
     /// <exception cref="UnderlayException">What is to be received can't be: another process has the UDP port.</exception>
-    public async Task StartAsync()
+    public async Task StartAsync(Action? onRouting = null)
     {
         _offloads.Start();
         if (_parts.InheritsDevice)
@@ -95,6 +96,8 @@ internal sealed partial class NetworkController : IAsyncDisposable
         NetworkState next = Prepare(Wanted, names);
         _claims.Replace(next);
         _parts.Reception.Accept(next.AcceptsGre, next.AcceptsGreUdp);
+        _parts.Routing.Current = next.ToSnapshot();
+        onRouting?.Invoke();
         TimeSpan? again = Enact(next);
         _firewall.Start();
         _following = FollowHostAsync(again);

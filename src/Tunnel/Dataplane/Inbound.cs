@@ -120,6 +120,7 @@ public sealed class Inbound
         do
         {
             int length = Math.Min(size, packet.Length - offset);
+            Watch(packet.Memory, packet.Start + offset, length: 0);
             var gre = new Arrival(packet.Memory, packet.Start + offset, length, packet.OuterEcn, IsCoalescingKnown: packet.SegmentSize != 0, default);
             AdmitGre(gre, packet.Source, InetAddress.None, routing);
             offset += size;

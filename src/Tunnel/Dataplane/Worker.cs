@@ -51,7 +51,7 @@ public sealed class Worker : IHeartbeat, IDisposable
     /// Stops the thread and waits for it. Packets of a batch in hand are still handled, and some of those that wait at the underlay: those that are in this
     /// process's own memory, before any that a next process could go on with.
     /// </summary>
-    public void Stop()
+    public void Dispose()
     {
         _stopping = true;
         _readiness.Stop();
@@ -63,12 +63,7 @@ public sealed class Worker : IHeartbeat, IDisposable
         {
             _thread.Join();
         }
-    }
 
-    /// <summary>Stops the thread, if that is not done yet, and gives up where it sleeps.</summary>
-    public void Dispose()
-    {
-        Stop();
         _readiness.Dispose();
     }
 

@@ -8,14 +8,15 @@ internal sealed class HandoverException(string message) : Exception(message);
 
 /// <summary>
 /// A network goes from one process to the next with its device and sockets, so that packets wait instead of being lost. They talk over the socket that
-/// is the network's lock (<see cref="NamespaceLocks.AcquireNetwork"/>): the new one asks; the old one stops its workers, sends all descriptors with their
-/// names, and closes the connection when its locks are free.
+/// is the network's lock (<see cref="NamespaceLocks.AcquireNetwork"/>): the new one asks; the old one sends all descriptors with their names, stops its
+/// workers, and closes the connection when its locks are free.
 /// </summary>
 internal sealed class Handover : IDisposable
 {
     private const string Question = "handover 1";
     private const string RefusalPrefix = "refused: ";
     private static readonly TimeSpan Patience = TimeSpan.FromSeconds(10);
+    private static readonly TimeSpan LongestEnd = TimeSpan.FromMinutes(1);
     private static readonly TimeSpan QuestionPatience = TimeSpan.FromSeconds(1);
     private static readonly TimeSpan AfterFailure = TimeSpan.FromMilliseconds(100);
 
@@ -33,8 +34,11 @@ internal sealed class Handover : IDisposable
     /// <summary>Completes when another process asks for the network.</summary>
     /// <param name="networkLock">The network's lock.</param>
     /// <param name="refusal">Why a process, by its pid, can't have it, for people; null where it can.</param>
+    /// <param name="descriptors">What it gets, by the names that it knows: asked for when it is wanted.</param>
     /// <param name="cancellationToken">Ends the wait.</param>
-    public static async Task<Handover> WaitAsync(NamespaceLock networkLock, Func<int, string?> refusal, CancellationToken cancellationToken)
+    /// <returns>The handover, begun: the other process has the descriptors, and uses them once this is disposed.</returns>
+    public static async Task<Handover> WaitAsync(
+        NamespaceLock networkLock, Func<int, string?> refusal, Func<IReadOnlyList<(string Name, int Descriptor)>> descriptors, CancellationToken cancellationToken)
     {
         while (true)
         {
@@ -45,12 +49,17 @@ internal sealed class Handover : IDisposable
                 (int pid, uint user) = NamespaceLock.PeerOf(connection);
                 if (await ReadAsync(connection, cancellationToken) == Question && (user == 0 || user == UnixFiles.EffectiveUser))
                 {
-                    if (refusal(pid) is not string reason)
+                    IReadOnlyList<(string Name, int Descriptor)> all = descriptors();
+                    string? reason = refusal(pid) ??
+                        (all.Count > DescriptorMessage.MaxDescriptors ? $"it has {all.Count} descriptors, and one message takes {DescriptorMessage.MaxDescriptors}" : null);
+                    if (reason is not null)
+                    {
+                        DescriptorMessage.TrySend(connection, RefusalPrefix + reason, []);
+                    }
+                    else if (DescriptorMessage.TrySend(connection, string.Join(':', all.Select(one => one.Name)), [.. all.Select(one => one.Descriptor)]))
                     {
                         return new Handover(connection, pid);
                     }
-
-                    DescriptorMessage.TrySend(connection, RefusalPrefix + reason, []);
                 }
             }
             catch (SocketException)
@@ -94,15 +103,12 @@ internal sealed class Handover : IDisposable
         var inherited = new InheritedDescriptors(names.Zip(descriptors));
 
         // Its end says that its locks are free.
+        connection.ReceiveTimeout = (int)LongestEnd.TotalMilliseconds;
         DescriptorMessage.Receive(connection);
         return inherited;
     }
 
-    /// <summary>Hands over; the workers have stopped. <see cref="Dispose"/> says that the locks are free.</summary>
-    public void Send(IReadOnlyList<(string Name, int Descriptor)> descriptors) =>
-        DescriptorMessage.TrySend(_connection, string.Join(':', descriptors.Select(one => one.Name)), [.. descriptors.Select(one => one.Descriptor)]);
-
-    /// <inheritdoc/>
+    /// <summary>Says that the workers have stopped and the locks are free.</summary>
     public void Dispose() => _connection.Dispose();
 
     private static async Task<string> ReadAsync(Socket connection, CancellationToken cancellationToken)

@@ -105,15 +105,19 @@ internal sealed class HostUnderlay : IUnderlayPaths, IUnderlayReception, IUnderl
     /// <inheritdoc/>
     public long ReceiveQueueDrops => _workers.Sum(worker => worker.ReceiveQueueDrops);
 
-    /// <summary>Lets more packets wait in the raw sockets than usual: nobody will read for a while. The process that goes on takes the room back.</summary>
-    public void MakeRoom()
+    /// <summary>Whether more packets can wait in the raw sockets than usual: this process, or an earlier one, has made room.</summary>
+    public bool HasRoom => RawSockets.Any(socket => socket.HasRoom);
+
+    /// <summary>Lets more packets wait in the raw sockets than usual, because nobody will read for a while, or no longer.</summary>
+    public void MakeRoom(bool wanted)
     {
-        foreach (WorkerUnderlay worker in _workers)
+        foreach (RawGreSocket socket in RawSockets)
         {
-            worker.Raw4?.MakeRoom();
-            worker.Raw6?.MakeRoom();
+            socket.MakeRoom(wanted);
         }
     }
+
+    private IEnumerable<RawGreSocket> RawSockets => _workers.SelectMany(worker => new[] { worker.Raw4, worker.Raw6 }).OfType<RawGreSocket>();
 
     /// <inheritdoc/>
     public void UsePaths(UnderlayPath receive, UnderlayPath send)
@@ -282,8 +286,8 @@ internal sealed class HostUnderlay : IUnderlayPaths, IUnderlayReception, IUnderl
     private void OpenReceivers()
     {
         bool isShared = _workers.Length > 1;
-        FileDescriptor[]? inherited4 = TryInherit(Udp4, isIpv6: false, _settings.Ipv4, _settings.UdpPort);
-        FileDescriptor[]? inherited6 = TryInherit(Udp6, isIpv6: true, _settings.Ipv6, _settings.UdpPort);
+        FileDescriptor[]? inherited4 = TryInherit(Udp4, isIpv6: false, _settings.ReceivesUdp(_settings.Ipv4) ? _settings.Ipv4 : null, _settings.UdpPort);
+        FileDescriptor[]? inherited6 = TryInherit(Udp6, isIpv6: true, _settings.ReceivesUdp(_settings.Ipv6) ? _settings.Ipv6 : null, _settings.UdpPort);
         for (int i = 0; i < _workers.Length; i++)
         {
             WorkerUnderlay worker = _workers[i];
@@ -299,9 +303,9 @@ internal sealed class HostUnderlay : IUnderlayPaths, IUnderlayReception, IUnderl
         }
     }
 
-    private FileDescriptor[]? TryInherit(string kind, bool isIpv6, InetAddress? local, ushort port) => local is InetAddress address
-        ? _inherited.TryTake(kind, _workers.Length, descriptor => InetSocket.IsBound(descriptor, isIpv6, address, port))
-        : null;
+    // None where the family is not received: then what there is of it is forgotten.
+    private FileDescriptor[]? TryInherit(string kind, bool isIpv6, InetAddress? local, ushort port) => _inherited.TryTake(
+        kind, _workers.Length, descriptor => local is InetAddress address && InetSocket.IsBound(descriptor, isIpv6, address, port));
 
     // On the worker's thread, once.
     private UdpSender OpenSender(int worker, bool isIpv6, OffloadState offloads)

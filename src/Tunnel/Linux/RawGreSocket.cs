@@ -35,6 +35,9 @@ internal sealed unsafe class RawGreSocket : IDisposable
 {
     private const int BufferSize = 4 << 20;
     private const int WaitingBufferSize = 64 << 20;
+
+    // The kernel counts its own expense, too: socket(7).
+    private const int Doubled = 2;
     private const int MessageCount = 64;
     private static readonly InetAddress Broadcast = InetAddress.FromIpv4(uint.MaxValue);
 
@@ -73,7 +76,6 @@ internal sealed unsafe class RawGreSocket : IDisposable
         try
         {
             _descriptor = inherited ?? OpenMain(isIpv6, local);
-            Check(InetSocket.SetReceiveBuffer(_descriptor.Number, BufferSize), "set up");
         }
         catch
         {
@@ -190,8 +192,18 @@ internal sealed unsafe class RawGreSocket : IDisposable
         }
     }
 
-    /// <summary>Lets many more packets wait than usual, up to what TCP connections and floods send in a second.</summary>
-    public void MakeRoom() => _ = InetSocket.SetReceiveBuffer(_fd, WaitingBufferSize);
+    /// <summary>Whether many more packets can wait than usual.</summary>
+    public bool HasRoom
+    {
+        get
+        {
+            int size = 0;
+            return !Sys.GetOption(_fd, SOL_SOCKET, SO_RCVBUF, &size, sizeof(int)).IsError && size > (BufferSize + WaitingBufferSize) / 2 * Doubled;
+        }
+    }
+
+    /// <summary>Lets many more packets wait than usual, up to what TCP connections and floods send in a second, or no longer. What waits already stays.</summary>
+    public void MakeRoom(bool wanted) => _ = InetSocket.SetReceiveBuffer(_fd, wanted ? WaitingBufferSize : BufferSize);
 
     /// <summary>Closes both sockets.</summary>
     public void Dispose()
@@ -353,6 +365,7 @@ internal sealed unsafe class RawGreSocket : IDisposable
         try
         {
             int fd = descriptor.Number;
+            Check(InetSocket.SetReceiveBuffer(fd, BufferSize), "set up");
             Check(InetSocket.SetSendBuffer(fd, BufferSize), "set up");
             if (isIpv6)
             {

@@ -108,16 +108,10 @@ internal sealed partial class PathChooser : IAsyncDisposable
     public void Changed() => Note(() => _peersChanged = true);
 
     /// <summary>Stops deciding; the ways stay as they are.</summary>
-    public async Task StopAsync()
+    public async ValueTask DisposeAsync()
     {
         await _stop.CancelAsync();
         await _running;
-    }
-
-    /// <summary>Stops deciding.</summary>
-    public async ValueTask DisposeAsync()
-    {
-        await StopAsync();
         lock (_gate)
         {
             _wake.Dispose();
