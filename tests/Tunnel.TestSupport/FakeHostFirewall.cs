@@ -15,6 +15,9 @@ public sealed class FakeHostFirewall : IHostFirewall
     /// <summary>Why every program fails; null where they work.</summary>
     public string? Failure { get; set; }
 
+    /// <summary>During how many of the next writes somebody else changes nftables.</summary>
+    public int Interferences { get; set; }
+
     /// <summary>The legacy tables.</summary>
     public IReadOnlyList<string> Legacy { get; set; } = [];
 
@@ -59,7 +62,7 @@ public sealed class FakeHostFirewall : IHostFirewall
     public string? PrintTable(string fullTable) => Run(() => _texts.GetValueOrDefault(fullTable));
 
     /// <inheritdoc/>
-    public void WriteTable(NatTable table) => Run(() =>
+    public string? WriteTable(NatTable table) => Run(() =>
     {
         _calls.Add($"write {string.Join(' ', table.Overlay)}{(table.Masquerades ? " masquerade" : "")}{(table.Local.Count > 0 ? "" : $" dev {table.Device}")}");
         Written = table;
@@ -67,7 +70,8 @@ public sealed class FakeHostFirewall : IHostFirewall
         _chains.RemoveAll(chain => chain.FullTable == name);
         _chains.Add(new FirewallChain("inet", table.Name, "postrouting", "nat", "postrouting"));
         _texts[name] = _calls[^1];
-        return _change.TrySetResult();
+        _change.TrySetResult();
+        return --Interferences < 0 ? _texts[name] : null;
     });
 
     /// <inheritdoc/>

@@ -30,6 +30,10 @@ internal sealed partial class FirewallKeeper : IAsyncDisposable
     // For what nobody tells: rules of iptables-legacy, a program that has been installed.
     private static readonly TimeSpan LookAgain = TimeSpan.FromSeconds(10);
 
+    // While somebody else changes nftables all the time.
+    private const int MostWrites = 3;
+    private static readonly TimeSpan WhileOthersAreBusy = TimeSpan.FromSeconds(1);
+
     private readonly IHostFirewall _firewall;
     private readonly string _device;
     private readonly string _name;
@@ -276,9 +280,18 @@ internal sealed partial class FirewallKeeper : IAsyncDisposable
         }
 
         _written = null;
-        _firewall.WriteTable(wanted);
-        _printed = _firewall.PrintTable(FullName);
-        _written = wanted;
+        for (int i = 0; i < MostWrites && _written is null; i++)
+        {
+            _printed = _firewall.WriteTable(wanted);
+            _written = _printed is null ? null : wanted;
+        }
+
+        // Others are busy; whether the table is still as it was written is not known.
+        if (_written is null)
+        {
+            LookIn(WhileOthersAreBusy);
+        }
+
         return true;
     }
 
@@ -301,7 +314,7 @@ internal sealed partial class FirewallKeeper : IAsyncDisposable
         }
 
         // Where the table itself has gone, and Docker with it, there is nothing to put back.
-        _ruled.IntersectWith(ruled);
+        _ruled.IntersectWith(programs);
     }
 
     private void ReconcileRule(string program, List<string> ruled, List<string> problems)
@@ -330,7 +343,6 @@ internal sealed partial class FirewallKeeper : IAsyncDisposable
 
         if (_ruled.Contains(program) && !MayRestore($"rule {_name} in {Docker} of {program}"))
         {
-            ruled.Add(program);
             problems.Add($"forward: somebody keeps deleting the rule {_name} in {Docker} of {program}; it will be put back later");
             return;
         }
@@ -420,9 +432,11 @@ internal sealed partial class FirewallKeeper : IAsyncDisposable
             return true;
         }
 
-        _again = _again is null || wait < _again ? wait : _again;
+        LookIn(wait);
         return false;
     }
+
+    private void LookIn(TimeSpan wait) => _again = _again is null || wait < _again ? wait : _again;
 
     private void RemoveAll()
     {

@@ -51,7 +51,10 @@ public interface IHostFirewall : IDisposable
     string? PrintTable(string fullTable);
 
     /// <summary>Makes the network's own table, or replaces it, in one transaction.</summary>
-    void WriteTable(NatTable table);
+    /// <returns>
+    /// What <see cref="PrintTable"/> says of it as it was written; null where somebody else changed nftables meanwhile, so that it might be theirs.
+    /// </returns>
+    string? WriteTable(NatTable table);
 
     /// <summary>Removes the network's own table. Nothing happens where there is none.</summary>
     /// <param name="name">Its name.</param>

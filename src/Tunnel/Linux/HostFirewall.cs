@@ -81,7 +81,13 @@ internal sealed class HostFirewall : IHostFirewall
     }
 
     /// <inheritdoc/>
-    public void WriteTable(NatTable table) => RunScript(table.Name, NftablesScript.Replace(table));
+    public string? WriteTable(NatTable table)
+    {
+        uint before = GetGeneration();
+        RunScript(table.Name, NftablesScript.Replace(table));
+        string? printed = PrintTable($"inet {table.Name}");
+        return GetGeneration() == unchecked(before + 1) ? printed : null;
+    }
 
     /// <inheritdoc/>
     public void RemoveTable(string name) => RunScript(name, NftablesScript.Remove(name));
@@ -176,6 +182,39 @@ internal sealed class HostFirewall : IHostFirewall
         }
 
         return null;
+    }
+
+    // The number of nftables' rule sets: each transaction makes the next one.
+    private unsafe uint GetGeneration()
+    {
+        uint generation = 0;
+        if (_netfilter is null)
+        {
+            return generation;
+        }
+
+        var request = NetlinkRequest.Begin(
+            stackalloc byte[NetlinkRequest.MaxLength], (NFNL_SUBSYS_NFTABLES << 8) | NFT_MSG_GETGEN, NLM_F_ACK, default(nfgenmsg));
+        try
+        {
+            _netfilter.Exchange(request.Finish(), reply =>
+            {
+                var attributes = new NetlinkReader(reply.Payload[Math.Min(sizeof(nfgenmsg), reply.Payload.Length)..]);
+                while (attributes.TryReadAttribute(out ushort type, out ReadOnlySpan<byte> value))
+                {
+                    if (type == NFTA_GEN_ID)
+                    {
+                        BinaryPrimitives.TryReadUInt32BigEndian(value, out generation);
+                    }
+                }
+            });
+        }
+        catch (HostNetworkException failure)
+        {
+            throw new HostFirewallException($"nftables' generation can't be asked for: {failure.Message}");
+        }
+
+        return generation;
     }
 
     // The list of tables is root's. Where this user may not read it, the table's module tells; null where it is built in.

@@ -54,6 +54,8 @@ internal static unsafe partial class Uapi
     public const int NFNL_SUBSYS_NFTABLES = 10;
     public const int NFT_MSG_GETTABLE = 1;
     public const int NFT_MSG_GETCHAIN = 4;
+    public const int NFT_MSG_GETGEN = 16;
+    public const ushort NFTA_GEN_ID = 1;
     public const ushort NFTA_CHAIN_TABLE = 1;
     public const ushort NFTA_CHAIN_NAME = 3;
     public const ushort NFTA_CHAIN_HOOK = 4;

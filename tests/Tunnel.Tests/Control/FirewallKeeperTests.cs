@@ -110,6 +110,19 @@ public sealed class FirewallKeeperTests
         Assert.Equal(("restored", "table inet tunnel_tun0"), (told.Event, told.Detail));
     }
 
+    [Theory]
+    [InlineData(1, 2)]
+    [InlineData(4, 5)]
+    public async Task While_somebody_changes_nftables_it_is_written_until_it_is_certain(int interferences, int writes)
+    {
+        await using ControlFixture fixture = await ControlFixture.StartAsync(
+            Base + "nat: {}\n", prepare: fixture => fixture.Firewall.Interferences = interferences);
+        await ControlFixture.EventuallyAsync(() => fixture.Firewall.Calls.Count == writes);
+
+        fixture.Firewall.Change((_, texts, _) => texts["inet tunnel_tun0"] = "somebody's own");
+        await ControlFixture.EventuallyAsync(() => fixture.Firewall.Calls.Count == writes + 1);
+    }
+
     [Fact]
     public async Task Who_keeps_deleting_it_starts_no_race()
     {
