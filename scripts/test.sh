@@ -39,10 +39,13 @@ if is_root; then
   install_missing ip:iproute2 ping:iputils-ping ethtool:ethtool tcpdump:tcpdump nc:netcat-openbsd iperf3:iperf3 \
     redis-cli:redis-tools setpriv:util-linux gcc:gcc /usr/include/stdio.h:libc6-dev /usr/include/linux/if_tun.h:linux-libc-dev \
     /usr/bin/python3:python3 /usr/lib/python3/dist-packages/scapy:python3-scapy systemd-analyze:systemd shellcheck:shellcheck jq:jq \
-    systemd-nspawn:systemd-container tshark:tshark nft:nftables iptables-nft-restore:iptables dnsmasq:dnsmasq-base
+    tshark:tshark nft:nftables iptables-nft-restore:iptables dnsmasq:dnsmasq-base
+  # The package's tests, which are skipped where a tool of theirs can't be had.
+  (install_missing debootstrap:debootstrap systemd-nspawn:systemd-container lintian:lintian) || say "the package's tests are skipped in part"
   # The virtual machines of the interop tests. Where they can't be had those tests are skipped.
   [[ $(uname -m) != x86_64 ]] || install_missing qemu-system-x86_64:qemu-system-x86 busybox:busybox-static
   # A subshell: where it can't be had those tests are skipped, too.
+  (install_missing dockerd:docker.io docker:docker.io busybox:busybox-static) || say "Docker can't be installed; its tests are skipped"
   (install_missing ovs-vswitchd:openvswitch-switch) || say "Open vSwitch can't be installed; its tests are skipped"
 else
   say "not root: tests that need network namespaces are skipped (sudo $0 runs them)"
@@ -58,6 +61,12 @@ if ! run_dotnet build Tunnel.sln -c Release -v quiet --nologo >"$work/log" 2>&1;
 fi
 "$repo/scripts/build.sh" || { echo "0 passed, 1 failed"; exit 1; }
 export TUNNEL_DIST=$dist
+if command -v dpkg-deb >/dev/null; then
+  "$repo/scripts/package.sh" || { echo "0 passed, 1 failed"; exit 1; }
+  # shellcheck disable=SC2012  # names of our own
+  TUNNEL_PACKAGE=$(ls -t "$dist"/tunnel_*.deb | head -n 1)
+  export TUNNEL_PACKAGE
+fi
 
 # The values of one attribute of a test result file's counters.
 counter() { sed -n "s/.*<Counters .*\b$2=\"\([0-9]*\)\".*/\1/p" "$1"; }
@@ -93,7 +102,7 @@ for project in "${projects[@]//\\//}"; do
   grep -q Microsoft.NET.Test.Sdk "$project" && test_project "$project"
 done
 
-for script in scripts/*.sh scripts/bench/*.sh scripts/kernel-vm/init .ci/run; do
+for script in scripts/*.sh scripts/bench/*.sh scripts/kernel-vm/init vagrant/*.sh packaging/deb/p* packaging/completion/*.bash .ci/run; do
   check "$script parses" bash -n "$script"
 done
 check "scripts/soak.sh --help" scripts/soak.sh --help
@@ -101,7 +110,7 @@ if command -v python3 >/dev/null; then
   check "scripts/soak/watch-runtime.py parses" python3 -c 'import ast, sys; ast.parse(open(sys.argv[1]).read())' scripts/soak/watch-runtime.py
 fi
 if command -v shellcheck >/dev/null; then
-  check "shellcheck" shellcheck -x -a -P SCRIPTDIR scripts/*.sh .ci/run
+  check "shellcheck" shellcheck -x -a -P SCRIPTDIR scripts/*.sh vagrant/*.sh packaging/deb/p* .ci/run
 else
   skip "shellcheck" "it is not installed"
 fi
@@ -122,9 +131,17 @@ else
   skip "packaging/tunneld@.service" "systemd-analyze is not installed"
 fi
 
-for arguments in "" "--wire"; do
+if command -v vagrant >/dev/null; then
+  check "vagrant validate" env VAGRANT_HOME="$work/vagrant" vagrant validate
+else
+  skip "vagrant validate" "vagrant is not installed"
+fi
+
+for arguments in "" "--wire" "--docker"; do
   name="scripts/demo.sh${arguments:+ $arguments}"
-  if is_root; then
+  if [[ $arguments == --docker ]] && ! command -v dockerd >/dev/null; then
+    skip "$name" "Docker is not installed"
+  elif is_root; then
     # shellcheck disable=SC2086
     TUNNEL_LAB=tunnel-test check "$name" timeout --kill-after=30 180 scripts/demo.sh $arguments
   else
@@ -144,6 +161,7 @@ finds_what_is_wrong() {
 if is_root; then
   export TUNNEL_LAB=tunnel-test
   check "scripts/try-docs.sh" timeout --kill-after=30 900 scripts/try-docs.sh
+  [[ ! ${TUNNEL_PACKAGE-} ]] || check "scripts/try-docs.sh --installed" timeout --kill-after=30 900 scripts/try-docs.sh --installed "$TUNNEL_PACKAGE"
   check "scripts/try-docs.sh finds what is wrong" finds_what_is_wrong
 else
   skip "scripts/try-docs.sh" "needs root"

@@ -1,6 +1,8 @@
 using System.CommandLine;
+using System.CommandLine.Completions;
 using System.CommandLine.Help;
 using System.CommandLine.Invocation;
+using System.Globalization;
 using System.Runtime.CompilerServices;
 using System.Text.Json;
 using Tunnel.Ctl.Views;
@@ -10,6 +12,9 @@ namespace Tunnel.Ctl;
 /// <summary>The commands and options, and what each does. Help, error messages and the test of the documentation read this tree.</summary>
 internal sealed class CommandTree
 {
+    // Peers are waited for, and where rules are many the tools that print them take their time.
+    private static readonly TimeSpan DoctorTimeout = TimeSpan.FromSeconds(30);
+
     private readonly Surroundings _surroundings;
 
     private readonly Option<string?> _network = new("-n", "--network")
@@ -42,6 +47,7 @@ internal sealed class CommandTree
         Root = new RootCommand("Shows and changes what a running tunneld does. Without a command it shows the network.");
         Root.Action = show.Action;
         Root.Directives.Clear();
+        Root.Directives.Add(Completion.Directive(surroundings.Output));
         Root.Options.Clear();
         foreach (Option<string?> option in new[] { _network, _socket, _runDirectory })
         {
@@ -49,6 +55,8 @@ internal sealed class CommandTree
             Root.Options.Add(option);
         }
 
+        _network.CompletionSources.Add(context =>
+            ControlSocket.Networks(context.ParseResult.GetValue(_runDirectory), surroundings.Variable).Select(name => new CompletionItem(name)));
         Root.Options.Add(Json);
         Root.Options.Add(new HelpOption("--help", "-h") { Description = "print help", Action = new Help.Action(), Recursive = true });
         Root.Options.Add(new Option<bool>("--version") { Description = "print the version", Arity = ArgumentArity.Zero, Action = new PrintVersion(surroundings.Output) });
@@ -60,6 +68,9 @@ internal sealed class CommandTree
         Root.Subcommands.Add(Drops());
         Root.Subcommands.Add(Explain());
         Root.Subcommands.Add(Ping());
+        Root.Subcommands.Add(Doctor());
+        Root.Subcommands.Add(Capture());
+        Root.Subcommands.Add(Top());
         Root.Subcommands.Add(DockerConfig());
         Root.Subcommands.Add(Attach());
         Root.Subcommands.Add(Detach());
@@ -77,7 +88,7 @@ internal sealed class CommandTree
         Recursive = true,
     };
 
-    private static Argument<string> PeerName(string argument, string description, bool optional = false)
+    private Argument<string> PeerName(string argument, string description, bool optional = false, bool isNew = false)
     {
         Argument<string> name = new(argument)
         {
@@ -85,6 +96,9 @@ internal sealed class CommandTree
             Arity = optional ? ArgumentArity.ZeroOrOne : ArgumentArity.ExactlyOne,
         };
         name.Validators.Add(UsageErrors.CheckPeerName);
+        if (!isNew)
+            name.CompletionSources.Add(context => Completion.Peers(() => new ControlClient(Socket(context.ParseResult), Completion.Patience)));
+
         return name;
     }
 
@@ -93,6 +107,18 @@ internal sealed class CommandTree
         Option<string?> made = new(option) { HelpName = value, Description = description };
         made.Validators.Add(UsageErrors.CheckValue);
         return made;
+    }
+
+    private static Option<int> Count(string description, int otherwise)
+    {
+        Option<int> count = new("-c", "--count") { HelpName = "N", Description = description, DefaultValueFactory = _ => otherwise };
+        count.Validators.Add(UsageErrors.CheckValue);
+        count.Validators.Add(result =>
+        {
+            if (result.Tokens.Count == 1 && !(int.TryParse(result.Tokens[0].Value, out int number) && number is > 0 and <= 1_000_000))
+                result.AddError($"--count does not take '{result.Tokens[0].Value}'");
+        });
+        return count;
     }
 
     // A packet's length in a query, where one is given.
@@ -137,7 +163,7 @@ internal sealed class CommandTree
 
     private CtlCommand AddPeer()
     {
-        Argument<string> name = PeerName("NAME", "the new peer's name");
+        Argument<string> name = PeerName("NAME", "the new peer's name", isNew: true);
         PeerOptions options = new(forNewPeer: true);
         CtlCommand command = new(
             "add-peer",
@@ -248,14 +274,8 @@ internal sealed class CommandTree
     private CtlCommand Ping()
     {
         Argument<string> name = PeerName("PEER", "whose daemon to ask");
-        Option<int> count = new("-c", "--count") { HelpName = "N", Description = "how often to ask, a second apart; default 4", DefaultValueFactory = _ => 4 };
+        Option<int> count = Count("how often to ask, a second apart; default 4", 4);
         Option<string?> size = Value("--size", "BYTES", "how long the question is as an inner packet; default 84");
-        count.Validators.Add(UsageErrors.CheckValue);
-        count.Validators.Add(result =>
-        {
-            if (result.Tokens.Count == 1 && !(int.TryParse(result.Tokens[0].Value, out int number) && number is > 0 and <= 1_000_000))
-                result.AddError($"--count does not take '{result.Tokens[0].Value}'");
-        });
         CtlCommand command = new("ping", "Asks a peer's daemon through the tunnel, and says how long the answers take.", "tunnelctl ping vm2 -c 2");
         command.Arguments.Add(name);
         command.Options.Add(count);
@@ -276,6 +296,116 @@ internal sealed class CommandTree
             }
         });
         return command;
+    }
+
+    private CtlCommand Doctor()
+    {
+        Argument<string> name = PeerName("PEER", "only this host and this peer", optional: true);
+        CtlCommand command = new("doctor", "Finds what is wrong, and names the commands that mend it.", "tunnelctl doctor");
+        command.Arguments.Add(name);
+        command.SetAction(parsed =>
+        {
+            JsonElement findings;
+            try
+            {
+                using ControlClient client = Connect(parsed, DoctorTimeout);
+                string query = parsed.GetValue(name) is { } peer ? $"?peer={Uri.EscapeDataString(peer)}" : "";
+                findings = Expect(JsonValueKind.Array, client.Send(HttpMethod.Get, $"v1/doctor{query}"));
+            }
+            catch (Failure failure) when (failure.ExitCode == ExitCode.NotReachable)
+            {
+                JsonElement here = HostCheckup.Look(_surroundings.ReadFile);
+                Print(parsed, here, page => DoctorView.Draw(page, here, whole: false));
+                throw;
+            }
+
+            Print(parsed, findings, page => DoctorView.Draw(page, findings, whole: true));
+            return findings.Items().Any() ? ExitCode.Found : ExitCode.Done;
+        });
+        return command;
+    }
+
+    private CtlCommand Capture()
+    {
+        Option<string?> peer = Value("--peer", "PEER", "only this peer's packets");
+        Option<string?> file = new("-w", "--write") { HelpName = "FILE", Description = "write them as pcapng, for Wireshark; - is stdout" };
+        Option<int> count = Count("end after so many packets; default: at Ctrl-C", 0);
+        Option<string?> snapLength = Value("--snaplen", "BYTES", "take at most so much of a packet; default: all of it");
+        CtlCommand command = new("capture", "Shows inner packets as they come and go, and why some are dropped.", "tunnelctl capture --peer vm2 -c 10");
+        foreach (Option option in new Option[] { peer, file, count, snapLength })
+            command.Options.Add(option);
+
+        command.SetAction(parsed =>
+        {
+            string[] query =
+            [
+                .. parsed.GetValue(peer) is { } name ? [$"peer={Uri.EscapeDataString(name)}"] : Array.Empty<string>(),
+                .. parsed.GetValue(snapLength) is { } bytes ? [$"snaplen={Uri.EscapeDataString(bytes)}"] : Array.Empty<string>(),
+            ];
+            CaptureRun run = new(_surroundings, parsed.GetValue(file), parsed.GetValue(count), parsed.GetValue(Json));
+            using ControlClient client = Connect(parsed);
+            run.Copy(client.Open("v1/capture" + (query.Length == 0 ? "" : "?" + string.Join('&', query))));
+        });
+        return command;
+    }
+
+    private CtlCommand Top()
+    {
+        Option<int> count = Count("end after so many looks; default: at Ctrl-C", 0);
+        Option<double> interval = new("--interval") { HelpName = "SECONDS", Description = "how long between two looks; default 2", DefaultValueFactory = _ => 2 };
+        interval.Validators.Add(UsageErrors.CheckValue);
+        interval.Validators.Add(result =>
+        {
+            if (result.Tokens.Count == 1 && !(double.TryParse(result.Tokens[0].Value, CultureInfo.InvariantCulture, out double seconds) && seconds is >= 0.1 and <= 3600))
+                result.AddError($"--interval does not take '{result.Tokens[0].Value}'");
+        });
+        CtlCommand command = new("top", "Shows again and again how much each peer sends and gets.", "tunnelctl top -c 1");
+        command.Options.Add(count);
+        command.Options.Add(interval);
+        command.SetAction(parsed =>
+        {
+            TopView view = new();
+            view.Start(Peers());
+            CancellationToken interrupted = _surroundings.Interrupted();
+            double seconds = parsed.GetValue(interval);
+            int left = parsed.GetValue(count);
+            bool isFirst = true;
+            while (!interrupted.IsCancellationRequested)
+            {
+                _surroundings.Wait(TimeSpan.FromSeconds(seconds), interrupted);
+                if (interrupted.IsCancellationRequested)
+                    break;
+
+                JsonElement peers = Peers();
+                if (parsed.GetValue(Json))
+                    _surroundings.Output.WriteLine(Ctl.Json.Compact(peers));
+                else
+                    Draw(view, peers, seconds, isFirst);
+
+                _surroundings.Output.Flush();
+                isFirst = false;
+                if (--left == 0)
+                    break;
+            }
+
+            JsonElement Peers()
+            {
+                using ControlClient client = Connect(parsed);
+                return Expect(JsonValueKind.Array, client.Send(HttpMethod.Get, "v1/peers"));
+            }
+        });
+        return command;
+    }
+
+    // A terminal shows one table in place of the one before; elsewhere they follow one another.
+    private void Draw(TopView view, JsonElement peers, double seconds, bool isFirst)
+    {
+        if (_surroundings.TerminalWidth is not null)
+            _surroundings.Output.Write("\e[H\e[2J");
+        else if (!isFirst)
+            _surroundings.Output.WriteLine();
+
+        view.Draw(Page(), peers, seconds);
     }
 
     private CtlCommand DockerConfig()
@@ -351,12 +481,11 @@ internal sealed class CommandTree
         return command;
     }
 
-    private ControlClient Connect(ParseResult parsed)
-    {
-        ControlSocket socket = ControlSocket.Select(
-            parsed.GetValue(_socket), parsed.GetValue(_network), parsed.GetValue(_runDirectory), _surroundings.Variable);
-        return new ControlClient(socket, _surroundings.Timeout);
-    }
+    private ControlClient Connect(ParseResult parsed, TimeSpan? atLeast = null) =>
+        new(Socket(parsed), atLeast > _surroundings.Timeout ? atLeast.Value : _surroundings.Timeout);
+
+    private ControlSocket Socket(ParseResult parsed) => ControlSocket.Select(
+        parsed.GetValue(_socket), parsed.GetValue(_network), parsed.GetValue(_runDirectory), _surroundings.Variable);
 
     private static JsonElement Expect(JsonValueKind kind, JsonElement answer) => answer.ValueKind == kind
         ? answer

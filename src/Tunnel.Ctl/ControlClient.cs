@@ -72,6 +72,27 @@ internal sealed class ControlClient : IDisposable
         return answer ?? default;
     }
 
+    /// <summary>Opens an answer that has no end of its own. The time limit is for its beginning only.</summary>
+    /// <param name="path">The path below the root, escaped.</param>
+    /// <exception cref="Failure">The daemon refused, cannot be reached or does not answer.</exception>
+    public Stream Open(string path)
+    {
+        using HttpRequestMessage request = new(HttpMethod.Get, path);
+        try
+        {
+            HttpResponseMessage response = _http.Send(request, HttpCompletionOption.ResponseHeadersRead, _deadline.Token);
+            Stream stream = response.Content.ReadAsStream(_deadline.Token);
+            if (!response.IsSuccessStatusCode)
+                throw Refused(response.StatusCode, Parse(ReadAll(stream)));
+
+            return stream;
+        }
+        catch (Exception exception) when (exception is not Failure)
+        {
+            throw Explain(exception);
+        }
+    }
+
     /// <inheritdoc/>
     public void Dispose()
     {
@@ -114,24 +135,23 @@ internal sealed class ControlClient : IDisposable
         catch (Exception exception)
         {
             response?.Dispose();
-            if (_deadline.IsCancellationRequested)
-                throw NoAnswer();
-
-            throw exception switch
-            {
-                HttpRequestException { InnerException: Failure failure } => failure,
-                HttpRequestException { HttpRequestError: HttpRequestError.InvalidResponse } => new Failure(
-                    ExitCode.NotReachable,
-                    $"the answer on {_socket.Path} is not HTTP",
-                    "is this tunneld's control socket?"),
-                HttpRequestException or IOException => new Failure(
-                    ExitCode.NotReachable,
-                    $"tunneld on {_socket.Path} closed the connection before it answered",
-                    $"journalctl -u tunneld@{_socket.Network} may say why"),
-                _ => exception,
-            };
+            throw Explain(exception);
         }
     }
+
+    private Exception Explain(Exception exception) => _deadline.IsCancellationRequested ? NoAnswer() : exception switch
+    {
+        HttpRequestException { InnerException: Failure failure } => failure,
+        HttpRequestException { HttpRequestError: HttpRequestError.InvalidResponse } => new Failure(
+            ExitCode.NotReachable,
+            $"the answer on {_socket.Path} is not HTTP",
+            "is this tunneld's control socket?"),
+        HttpRequestException or IOException => new Failure(
+            ExitCode.NotReachable,
+            $"tunneld on {_socket.Path} closed the connection before it answered",
+            $"journalctl -u tunneld@{_socket.Network} may say why"),
+        _ => exception,
+    };
 
     private byte[] ReadAll(Stream stream)
     {

@@ -24,7 +24,7 @@ internal sealed record ControlSocket(string Path, string Network, string? RunDir
         if (socket is not null)
             return Checked(new ControlSocket(socket, System.IO.Path.GetFileNameWithoutExtension(socket), null));
 
-        string directory = FirstSet(runDirectory, variable("TUNNEL_RUN_DIR")) ?? DefaultRunDirectory;
+        string directory = DirectoryOf(runDirectory, variable);
         if (network is not null)
             return Checked(new ControlSocket(System.IO.Path.Combine(directory, network + Suffix), network, directory));
 
@@ -41,6 +41,19 @@ internal sealed record ControlSocket(string Path, string Network, string? RunDir
                 $"several networks are here: {string.Join(", ", networks)}",
                 $"choose one: tunnelctl -n {networks[0]} COMMAND"),
         };
+    }
+
+    /// <summary>The networks that have a socket in the run directory; none where that cannot be told.</summary>
+    public static string[] Networks(string? runDirectory, Func<string, string?> variable)
+    {
+        try
+        {
+            return Networks(DirectoryOf(runDirectory, variable));
+        }
+        catch (Failure)
+        {
+            return [];
+        }
     }
 
     /// <summary>The networks besides this one that have a socket in the same run directory; none where that cannot be told.</summary>
@@ -61,6 +74,9 @@ internal sealed record ControlSocket(string Path, string Network, string? RunDir
         ExitCode.NotReachable,
         $"permission denied: {path}",
         "run as root, or join the group tunnel: usermod -aG tunnel USER, then log in again");
+
+    private static string DirectoryOf(string? runDirectory, Func<string, string?> variable) =>
+        FirstSet(runDirectory, variable("TUNNEL_RUN_DIR")) ?? DefaultRunDirectory;
 
     // In order of their names.
     private static string[] Networks(string directory)

@@ -14,6 +14,9 @@ internal static class ExitCode
 
     /// <summary>No daemon can be reached, or it does not answer.</summary>
     public const int NotReachable = 3;
+
+    /// <summary>doctor has found something.</summary>
+    public const int Found = 4;
 }
 
 /// <summary>Ends the run with one line for the user. Its shape is the control API's: error, hint, field.</summary>

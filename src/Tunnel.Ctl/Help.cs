@@ -50,7 +50,7 @@ internal static class Help
         if (command is RootCommand)
         {
             output.WriteLine();
-            output.WriteLine("Exit codes: 0 done; 1 refused or failed; 2 usage; 3 daemon not reachable.");
+            output.WriteLine("Exit codes: 0 done; 1 refused or failed; 2 usage; 3 daemon not reachable; 4 doctor found something.");
             output.WriteLine($"{ProgramName} COMMAND --help says more about a command.");
         }
     }

@@ -71,6 +71,19 @@ internal sealed class PeerOptions
         _onDown = new("--on-down") { HelpName = "keep|withdraw", Description = "what becomes of its routes while it is down" };
         _onRefused = new("--on-refused") { HelpName = "stop|retry", Description = "what to do where nobody listens at its UDP port" };
         _ephemeral = Flag("--ephemeral", "keep the peer only until the daemon ends");
+        foreach (Option<bool> flag in new[] { _checksum, _sequence, _pmtud, _strict, _ephemeral })
+        {
+            flag.CompletionSources.Clear();
+            flag.CompletionSources.Add("true", "false");
+        }
+
+        _encapsulation.CompletionSources.Add("gre", "gre-udp", "auto");
+        _dscp.CompletionSources.Add("copy");
+        _ecn.CompletionSources.Add("auto", "normal", "compatible");
+        _ttl.CompletionSources.Add("inherit");
+        _keepalive.CompletionSources.Add("auto", "off", "5s");
+        _onDown.CompletionSources.Add("keep", "withdraw");
+        _onRefused.CompletionSources.Add("stop", "retry");
     }
 
     private string KeyForm => _forNewPeer ? "N|IN:OUT" : "N|IN:OUT|none";

@@ -1,4 +1,5 @@
 using System.CommandLine;
+using System.Runtime.InteropServices;
 using System.Text;
 
 namespace Tunnel.Ctl;
@@ -14,6 +15,28 @@ internal sealed record Surroundings(TextWriter Output, TextWriter Error, Func<st
 
     /// <summary>How long the daemon may take for all requests of one run together.</summary>
     public TimeSpan Timeout { get; init; } = TimeSpan.FromSeconds(10);
+
+    /// <summary>Reads a file of the host's; null where there is none, or it can't be read.</summary>
+    public Func<string, string?> ReadFile { get; init; } = path =>
+    {
+        try
+        {
+            return File.ReadAllText(path);
+        }
+        catch (Exception refused) when (refused is IOException or UnauthorizedAccessException)
+        {
+            return null;
+        }
+    };
+
+    /// <summary>Opens a file to write to; "-" is stdout.</summary>
+    public Func<string, Stream> OpenFile { get; init; } = path => path == "-" ? Console.OpenStandardOutput() : File.Create(path);
+
+    /// <summary>Tells when the person has had enough (SIGINT, SIGTERM), from the first call on; before, that ends the process.</summary>
+    public Func<CancellationToken> Interrupted { get; init; } = () => CancellationToken.None;
+
+    /// <summary>Waits between two looks, until somebody has had enough.</summary>
+    public Action<TimeSpan, CancellationToken> Wait { get; init; } = (pause, interrupted) => interrupted.WaitHandle.WaitOne(pause);
 
     /// <summary>Waits between two requests.</summary>
     public Action<TimeSpan> Pause { get; init; } = pause => Task.Delay(pause).Wait();
@@ -78,12 +101,27 @@ internal static class Program
         string? terminal = Environment.GetEnvironmentVariable("TERM");
         Environment.SetEnvironmentVariable("TERM", null);
 
+        using CancellationTokenSource interrupted = new();
+        List<PosixSignalRegistration> signals = [];
         using StreamWriter output = Open(Console.OpenStandardOutput());
         using StreamWriter error = Open(Console.OpenStandardError());
         return Run(args, new Surroundings(output, error, name => name == "TERM" ? terminal : Environment.GetEnvironmentVariable(name))
         {
             TerminalWidth = Console.IsOutputRedirected ? null : TerminalWidth,
+            Interrupted = () =>
+            {
+                if (signals.Count == 0)
+                    signals.AddRange(new[] { PosixSignal.SIGINT, PosixSignal.SIGTERM }.Select(signal => PosixSignalRegistration.Create(signal, End)));
+
+                return interrupted.Token;
+            },
         });
+
+        void End(PosixSignalContext context)
+        {
+            context.Cancel = true;
+            interrupted.Cancel();
+        }
     }
 
     // A terminal that does not know its size reports 0.

@@ -8,6 +8,7 @@ using Microsoft.Extensions.Logging.Console;
 using Tunnel.Control;
 using Tunnel.Control.Api;
 using Tunnel.Control.Configuration;
+using Tunnel.Control.Diagnosis;
 using Tunnel.Control.Monitoring;
 using Tunnel.Control.Paths;
 using Tunnel.Dataplane;
@@ -24,18 +25,22 @@ internal static partial class Daemon
     // sizeof(sun_path) less the final zero: unix(7).
     private const int LongestSocketPath = 107;
 
+    private static readonly TimeSpan SettleTime = TimeSpan.FromSeconds(2);
+
     /// <summary>Serves a network until SIGTERM or SIGINT; SIGHUP reloads.</summary>
     /// <param name="config">The configuration, checked.</param>
     /// <param name="warnings">What the configuration's reader warned of.</param>
     /// <param name="runDirectory">Where the control socket goes.</param>
+    /// <param name="takesOver">Whether to take the network over from the process that serves it, if there is one.</param>
     /// <returns>The exit code.</returns>
-    public static async Task<int> RunAsync(NetworkConfig config, IReadOnlyList<string> warnings, string runDirectory)
+    public static async Task<int> RunAsync(NetworkConfig config, IReadOnlyList<string> warnings, string runDirectory, bool takesOver)
     {
         using ILoggerFactory logs = LoggerFactory.Create(ConfigureLog);
         ILogger log = logs.CreateLogger("tunneld");
         try
         {
-            await ServeAsync(config, warnings, runDirectory, log);
+            // Whoever takes over waits until everything here is closed.
+            using Handover? handover = await ServeAsync(config, warnings, runDirectory, takesOver, log);
             return ExitCodes.Done;
         }
         catch (Exception failure)
@@ -45,14 +50,14 @@ internal static partial class Daemon
         }
     }
 
-    private static async Task ServeAsync(NetworkConfig config, IReadOnlyList<string> warnings, string runDirectory, ILogger log)
+    private static async Task<Handover?> ServeAsync(
+        NetworkConfig config, IReadOnlyList<string> warnings, string runDirectory, bool takesOver, ILogger log)
     {
         if (UnixFiles.CheckCapabilities() is string missing)
         {
             throw new StartException(missing);
         }
 
-        using NamespaceLock networkLock = NamespaceLocks.AcquireNetwork(config.Name);
         string socketPath = Path.Combine(Path.GetFullPath(runDirectory), config.Name + ".sock");
         if (Encoding.UTF8.GetByteCount(socketPath) > LongestSocketPath)
         {
@@ -60,15 +65,18 @@ internal static partial class Daemon
         }
 
         UnixFiles.EnsureRunDirectory(runDirectory);
+        var notify = SdNotify.FromEnvironment();
+        using InheritedDescriptors inherited = takesOver ? Handover.Ask(config.Name) : InheritedDescriptors.FromEnvironment(notify);
+        using NamespaceLock networkLock = NamespaceLocks.AcquireNetwork(config.Name);
         RefuseUsedSocket(socketPath, config.Name);
 
-        var notify = SdNotify.FromEnvironment();
         var events = new EventStream(TimeProvider.System);
         using var host = new HostNetwork();
-        using var threads = new PacketThreads(config, host);
+        using var threads = new PacketThreads(config, host, inherited);
         using var claims = new NamespaceLocks();
         using var policies = new HostPolicies();
         using var neighbors = new HostNeighbors();
+        using var firewall = new HostFirewall();
         DatapathConfig datapath = config.Datapath;
         await using var paths = new PathChooser(
             () => threads.Routing.Current.Peers,
@@ -86,6 +94,7 @@ internal static partial class Daemon
             device,
             new PeerStore(config.File, UnixFiles.SyncDirectory),
             host,
+            firewall,
             claims,
             threads.Routing,
             threads.NetworkCounters,
@@ -103,7 +112,12 @@ internal static partial class Daemon
             {
                 datapath = changed.Datapath;
                 paths.Changed();
-            });
+            })
+        {
+            InheritsDevice = threads.IsInherited && threads.OwnsDevice,
+            Examiners = new HostExaminers(new HostSettings(), neighbors, () => new HostPolicies()),
+            Tap = threads.Tap,
+        };
         await using var network = new NetworkController(config, parts, log);
         using var signals = new Signals();
         await network.StartAsync();
@@ -113,6 +127,7 @@ internal static partial class Daemon
         relay.Start();
 
         threads.Start();
+        inherited.Dispose();
         var health = new HealthCheck(threads.Heartbeats, TimeProvider.System);
         await using ControlApi api = await StartApiAsync(socketPath, config.Control.Metrics, network, threads.Underlay, health, events, log);
         if (UnixFiles.SetSocketAccess(socketPath) is string problem)
@@ -124,13 +139,54 @@ internal static partial class Daemon
         notify.Ready($"network {config.Name}, {config.Peers.Count} peers");
         LogReady(log, config.Name, device.Index, config.Peers.Count);
 
+        // Should this process be killed, the next one goes on all the same.
+        Store(threads, notify);
         using var stopping = new CancellationTokenSource();
+        Task settling = SettleAsync(threads, stopping.Token);
         Task watchdog = ServeWatchdogAsync(notify, health, log, stopping.Token);
-        await await Task.WhenAny(signals.Stopped, threads.Ended);
-        notify.Stopping();
+        Task<Handover> asked = Handover.WaitAsync(
+            networkLock,
+            pid => notify.HasManager && !SdNotify.SharesControlGroup(pid)
+                ? $"a service manager runs it, and a restart loses nothing: systemctl restart tunneld@{config.Name}"
+                : null,
+            stopping.Token);
+        await await Task.WhenAny(signals.Stopped, threads.Ended, asked);
+        Handover? handover = asked.IsCompletedSuccessfully ? await asked : null;
+        _ = handover is null ? notify.Stopping() : notify.MainProcess(handover.Successor);
         await stopping.CancelAsync();
         await watchdog;
-        LogStopping(log, config.Name);
+        await settling;
+        LogStopping(log, config.Name, handover is null ? "" : $": pid {handover.Successor} goes on with it");
+
+        // At a real end the manager closes what it has stored, and the device goes with its addresses and routes.
+        if (handover is not null || (notify.HasManager && threads.OwnsDevice))
+        {
+            network.LeaveHost(withFirewall: handover is not null || SdNotify.IsRestarting());
+            await paths.StopAsync();
+            threads.Suspend();
+            Store(threads, notify);
+            handover?.Send(threads.Descriptors);
+        }
+
+        return handover;
+    }
+
+    // What waited for an earlier process's successor is read within milliseconds; until it is, there must be room for it.
+    private static async Task SettleAsync(PacketThreads threads, CancellationToken cancellationToken)
+    {
+        await Task.Delay(SettleTime, cancellationToken).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+        if (!cancellationToken.IsCancellationRequested)
+        {
+            threads.Settle();
+        }
+    }
+
+    private static void Store(PacketThreads threads, SdNotify notify)
+    {
+        foreach ((string name, int descriptor) in notify.HasManager ? threads.Descriptors : [])
+        {
+            notify.Store(name, descriptor);
+        }
     }
 
     private static async Task<ControlApi> StartApiAsync(
@@ -223,7 +279,7 @@ internal static partial class Daemon
     // One line, whatever happened. For what nobody foresaw it says where, so that a report of it is worth something.
     private static string Explain(Exception failure) => failure switch
     {
-        StartException or DeviceGoneException or IOException or UnauthorizedAccessException => failure.Message,
+        StartException or HandoverException or DeviceGoneException or IOException or UnauthorizedAccessException => failure.Message,
         DeviceOpenException refused => $"{refused.Message} ({refused.Hint})",
         NamespaceLockException refused => $"{refused.Message} ({refused.Hint})",
         UnderlayException refused => $"{refused.Message} ({refused.Hint})",
@@ -242,8 +298,8 @@ internal static partial class Daemon
     [LoggerMessage(Level = LogLevel.Information, Message = "network {Network} is up: device index {Index}, {Peers} peers")]
     private static partial void LogReady(ILogger log, string network, int index, int peers);
 
-    [LoggerMessage(Level = LogLevel.Information, Message = "network {Network} stops")]
-    private static partial void LogStopping(ILogger log, string network);
+    [LoggerMessage(Level = LogLevel.Information, Message = "network {Network} stops{Successor}")]
+    private static partial void LogStopping(ILogger log, string network, string successor);
 
     [LoggerMessage(Level = LogLevel.Error, Message = "reload refused: {Problem} ({Hint})")]
     private static partial void LogReloadRefused(ILogger log, string problem, string hint);

@@ -15,6 +15,9 @@ internal sealed class PacketThreads : IDisposable
 {
     private const int UsualLinkMtu = 1500;
 
+    // Packets for which there is room in the device while nobody reads: a second's worth of 10,000 a second. The device's own length stays what it is.
+    private const int WaitingRoom = 10_000;
+
     private readonly TunDevice[] _queues;
     private readonly Worker[] _workers;
     private readonly KernelSegmenter? _segmenter;
@@ -22,17 +25,18 @@ internal sealed class PacketThreads : IDisposable
     /// <summary>Opens device and sockets; <see cref="Start"/> starts the workers.</summary>
     /// <param name="config">The configuration to start with.</param>
     /// <param name="host">The host's links.</param>
+    /// <param name="inherited">What an earlier process has left; disposed of by the caller.</param>
     /// <exception cref="DeviceOpenException">The device or a socket cannot be opened; says why and what to do.</exception>
-    public PacketThreads(NetworkConfig config, IHostNetwork host)
+    public PacketThreads(NetworkConfig config, IHostNetwork host, InheritedDescriptors inherited)
     {
         int count = WorkerCount.Choose(config, Environment.ProcessorCount);
-        _queues = TunDevice.OpenQueues(config.Name, count);
+        _queues = TunDevice.OpenQueues(config.Name, count, inherited);
         _workers = new Worker[count];
         try
         {
             Offloads = new OffloadState(
                 _queues[0].EnableOffloads() | Dataplane.Offloads.UdpSegment | Dataplane.Offloads.UdpGro | Dataplane.Offloads.GreSegment);
-            Underlay = new HostUnderlay(SettingsOf(config, host, count), Offloads);
+            Underlay = new HostUnderlay(SettingsOf(config, host, count), Offloads, inherited);
             NetworkCounters = [.. _queues.Select(_ => new PeerCounters())];
             Probes = new ProbeExchange(count);
             var waits = new PollReadiness[count];
@@ -41,8 +45,8 @@ internal sealed class PacketThreads : IDisposable
                 waits[i] = new PollReadiness(_queues[i], Underlay.Workers[i], config.Datapath.BusyPollMicroseconds);
                 _workers[i] = new Worker(
                     $"{config.Name}-{i}",
-                    new Outbound(_queues[i], Underlay.Workers[i], Routing, NetworkCounters[i], Offloads, i, i == 0 ? Probes.Requests : null),
-                    new Inbound(Underlay.Workers[i], _queues[i], Routing, NetworkCounters[i], Offloads, i, Probes),
+                    new Outbound(_queues[i], Underlay.Workers[i], Routing, NetworkCounters[i], Offloads, i, i == 0 ? Probes.Requests : null, Tap),
+                    new Inbound(Underlay.Workers[i], _queues[i], Routing, NetworkCounters[i], Offloads, i, Probes, Tap),
                     waits[i],
                     config.Datapath.Pin ? CpuAffinity.PinTo(i) : null);
             }
@@ -67,6 +71,9 @@ internal sealed class PacketThreads : IDisposable
     /// <summary>Questions to peers and their answers.</summary>
     public ProbeExchange Probes { get; }
 
+    /// <summary>Where the workers look whether somebody watches their packets.</summary>
+    public CaptureTap Tap { get; } = new();
+
     /// <summary>Wakes the worker that sends questions.</summary>
     public Action WakeProber { get; }
 
@@ -85,8 +92,43 @@ internal sealed class PacketThreads : IDisposable
     /// <summary>Completes when the first worker has ended, with the exception that ended it.</summary>
     public Task Ended => Task.WhenAny(_workers.Select(worker => worker.Ended)).Unwrap();
 
+    /// <summary>Whether an earlier process had the device.</summary>
+    public bool IsInherited => _queues[0].IsInherited;
+
+    /// <summary>What a next process can go on with, by its name there. Valid until this is disposed.</summary>
+    public IReadOnlyList<(string Name, int Descriptor)> Descriptors =>
+        [.. _queues.Select((queue, i) => (TunDevice.NameOf(i, _queues.Length), queue.Descriptor)), .. Underlay.Descriptors];
+
+    /// <summary>Whether the device goes with this process unless another one goes on with it.</summary>
+    public bool OwnsDevice => !_queues[0].IsPersistent;
+
     /// <summary>Starts the workers.</summary>
     public void Start() => Array.ForEach(_workers, worker => worker.Start());
+
+    /// <summary>Takes back the room that an earlier process has made for packets to wait in, once they have been read: what is beyond it would be lost.</summary>
+    public void Settle()
+    {
+        if (_queues[0].QueueLength > WaitingRoom)
+        {
+            _queues[0].QueueLength -= WaitingRoom;
+        }
+    }
+
+    /// <summary>
+    /// Stops the workers so that what comes from now on waits in the device and in the sockets, for a next process to read.
+    /// </summary>
+    public void Suspend()
+    {
+        if (_queues[0].QueueLength <= WaitingRoom)
+        {
+            _queues[0].QueueLength += WaitingRoom;
+        }
+
+        // Only they are passed on: a ring lies in this process's memory.
+        Underlay.MakeRoom();
+        Underlay.UsePaths(UnderlayPath.Raw, UnderlayPath.Raw);
+        Array.ForEach(_workers, worker => worker.Stop());
+    }
 
     /// <summary>Stops the workers, then closes sockets and device.</summary>
     public void Dispose()
@@ -95,6 +137,7 @@ internal sealed class PacketThreads : IDisposable
         {
             worker?.Dispose();
         }
+
 
         Underlay?.Dispose();
         _segmenter?.Dispose();

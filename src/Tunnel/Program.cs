@@ -17,11 +17,13 @@ var runDirOption = new Option<string>("--run-dir")
     HelpName = "DIR",
     DefaultValueFactory = _ => "/run/tunnel",
 };
+var handoverOption = new Option<bool>("--handover") { Description = "Take the network over from the tunneld that serves it now, without losing a packet." };
 var root = new RootCommand("Joins the container subnets of many hosts into one routed network through GRE.")
 {
     configOption,
     checkOption,
     runDirOption,
+    handoverOption,
 };
 
 ParseResult parsed = root.Parse(args);
@@ -33,14 +35,15 @@ if (args is ["--version"])
 
 if (parsed.Errors.Count > 0)
 {
-    Console.Error.WriteLine($"tunneld: {parsed.Errors[0].Message.TrimEnd('.')} (usage: tunneld --config FILE [--check] [--run-dir DIR] [--version])");
+    Console.Error.WriteLine($"tunneld: {parsed.Errors[0].Message.TrimEnd('.')} (usage: tunneld --config FILE [--check] [--run-dir DIR] [--handover] [--version])");
     return ExitCodes.Usage;
 }
 
-root.SetAction((result, _) => RunAsync(result.GetRequiredValue(configOption), result.GetValue(checkOption), result.GetRequiredValue(runDirOption)));
+root.SetAction((result, _) => RunAsync(
+    result.GetRequiredValue(configOption), result.GetValue(checkOption), result.GetRequiredValue(runDirOption), result.GetValue(handoverOption)));
 return await parsed.InvokeAsync(new InvocationConfiguration { ProcessTerminationTimeout = null, EnableDefaultExceptionHandler = false });
 
-static async Task<int> RunAsync(string configPath, bool checkOnly, string runDirectory)
+static async Task<int> RunAsync(string configPath, bool checkOnly, string runDirectory, bool takesOver)
 {
     ConfigResult<NetworkConfig> read = ConfigReader.Load(configPath);
     foreach (ConfigError finding in (IEnumerable<ConfigError>)[.. read.Errors, .. read.Warnings])
@@ -59,5 +62,5 @@ static async Task<int> RunAsync(string configPath, bool checkOnly, string runDir
         return ExitCodes.Done;
     }
 
-    return await Daemon.RunAsync(config, [.. read.Warnings.Select(warning => warning.ToString())], runDirectory);
+    return await Daemon.RunAsync(config, [.. read.Warnings.Select(warning => warning.ToString())], runDirectory, takesOver);
 }

@@ -61,6 +61,9 @@ public sealed class FakeHostNetwork : IHostNetwork
     public HostLink? FindLink(int index) => Locked(() => _links.Find(link => link.Index == index));
 
     /// <inheritdoc/>
+    public IReadOnlyList<HostLink> GetLinks() => Locked(_links.ToArray);
+
+    /// <inheritdoc/>
     public HostLink? FindLinkWithAddress(InetAddress address) => Locked(() =>
     {
         int index = _addresses.Find(entry => entry.Address.Address == address).Link;

@@ -12,8 +12,8 @@ public sealed class MemoryHost
     public MemoryHost(Offloads offloads = default)
     {
         OffloadState = new OffloadState(offloads);
-        _outbound = new Outbound(Tun, Underlay, Routing, Network, OffloadState, worker: 0, Probes.Requests);
-        _inbound = new Inbound(Underlay, Tun, Routing, Network, OffloadState, worker: 0, Probes);
+        _outbound = new Outbound(Tun, Underlay, Routing, Network, OffloadState, worker: 0, Probes.Requests, Tap);
+        _inbound = new Inbound(Underlay, Tun, Routing, Network, OffloadState, worker: 0, Probes, Tap);
     }
 
     /// <summary>Its TUN device.</summary>
@@ -24,6 +24,9 @@ public sealed class MemoryHost
 
     /// <summary>Questions to its peers, and their answers.</summary>
     public ProbeExchange Probes { get; } = new(workers: 1);
+
+    /// <summary>Where its packets can be watched.</summary>
+    public CaptureTap Tap { get; } = new();
 
     /// <summary>Its offloads.</summary>
     public OffloadState OffloadState { get; }

@@ -52,6 +52,9 @@ internal static class ShowView
         if (network.Member("subnets").Texts().Length > 0)
             lines.Add(new("subnets", List(network, "subnets")));
 
+        if (Nat(network.Member("nat")) is { } nat)
+            lines.Add(new("nat", nat));
+
         lines.Add(new("traffic", PeerText.Traffic(network.Member("traffic"))));
         lines.Add(new("drops", Drops(network)));
         lines.Add(new("daemon", $"tunneld {Text(network, "version")}, pid {Text(network, "pid")}, up {Ago(network, "uptime-seconds") ?? PeerText.Unknown}"));
@@ -177,6 +180,20 @@ internal static class ShowView
             .. datapath.Member("reasons").Texts().Select(reason => new Line("fallback", reason)),
             .. datapath.Member("refused").Items().Select(refused => new Line("offload off", $"{Text(refused, "offload")}: {Text(refused, "reason")}")),
         ];
+    }
+
+    // Worth a line only where something of the network is in the firewall, or is to be.
+    private static string? Nat(JsonElement nat)
+    {
+        bool masquerades = nat.Member("masquerade").IsTrue();
+        bool forwards = nat.Member("forward").IsTrue();
+        string? table = nat.Member("table").Text();
+        string[] programs = nat.Member("forward-rules").Texts();
+        if (!masquerades && !forwards && table is null)
+            return null;
+
+        string text = table is null ? "no table" : $"table {table}{(masquerades ? ", masquerades" : "")}";
+        return forwards ? $"{text}, forwards{(programs.Length > 0 ? $" by {string.Join(", ", programs)}" : "")}" : text;
     }
 
     private static string Way(JsonElement datapath, string direction)

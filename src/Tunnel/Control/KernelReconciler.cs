@@ -52,6 +52,10 @@ internal sealed partial class KernelReconciler
         _log = log;
     }
 
+    /// <summary>Takes charge of the addresses that the device has: an earlier process of this network has added them.</summary>
+    /// <exception cref="HostNetworkException">The kernel refused.</exception>
+    public void AdoptAddresses() => _ownAddresses.UnionWith(_host.GetAddresses(_link));
+
     /// <summary>What keeps the device from being as wanted, for people; empty where all is well.</summary>
     public IReadOnlyList<string> Problems => _problems;
 

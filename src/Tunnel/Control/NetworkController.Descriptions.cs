@@ -26,6 +26,7 @@ internal sealed partial class NetworkController
     {
         NetworkState state = State;
         UnderlayConfig underlay = state.Config.Underlay;
+        FirewallView firewall = _firewall.View;
         HostLink? link = _parts.Host.FindLink(_parts.Device.Index);
         IReadOnlyList<IpPrefix> addresses = link is null ? [] : _parts.Host.GetAddresses(link.Index);
         var sent = new TrafficCount(state.Peers.Sum(p => p.Sum(c => c.SentPackets)), state.Peers.Sum(p => p.Sum(c => c.SentBytes)));
@@ -46,10 +47,11 @@ internal sealed partial class NetworkController
                 underlay.SourcePort is int port ? port.ToString() : "flow"),
             DescribeDatapath(state.Config.Datapath),
             Texts(state.Config.Subnets),
+            new NatModel(state.Config.Nat is { Masquerade: true }, state.Config.Nat is { Forward: true }, firewall.Table, firewall.ForwardRules),
             state.Peers.Count,
             new Traffic(sent, received),
             drops,
-            [.. state.Problems, .. state.RouteProblems.Select(problem => $"no route for {problem.Key}: {problem.Value}"), .. _warnings]);
+            [.. state.Problems, .. firewall.Problems, .. state.RouteProblems.Select(problem => $"no route for {problem.Key}: {problem.Value}"), .. _warnings]);
     }
 
     /// <summary>GET /v1/peers.</summary>

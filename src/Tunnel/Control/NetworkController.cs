@@ -33,11 +33,13 @@ internal sealed partial class NetworkController : IAsyncDisposable
     private readonly PeerPreparation _preparation;
     private readonly ClaimSet _claims;
     private readonly KernelReconciler _kernel;
+    private readonly FirewallKeeper _firewall;
     private readonly OffloadReport _offloads;
     private readonly EcnReport _ecn;
     private readonly ILogger _log;
     private NetworkState _state;
     private IReadOnlyList<string> _warnings;
+    private volatile bool _leavesHost;
     private readonly SemaphoreSlim _namesAwaited = new(0, 1);
     private readonly SemaphoreSlim _pathsChanged = new(0, 1);
     private readonly NetworkMonitor _monitor;
@@ -56,6 +58,7 @@ internal sealed partial class NetworkController : IAsyncDisposable
         _preparation = new PeerPreparation(parts.Host, parts.Device.Index, parts.NetworkCounters.Length);
         _claims = new ClaimSet(parts.Claims);
         _kernel = new KernelReconciler(parts.Host, parts.Device, parts.Events, new RepairBackoff(parts.Time), log);
+        _firewall = new FirewallKeeper(parts.Firewall, parts.Device.Name, parts.Events, parts.Time, log);
         _offloads = new OffloadReport(parts.Offloads, parts.Events, log);
         _ecn = new EcnReport(parts.Time, log);
         _warnings = parts.Warnings;
@@ -83,11 +86,17 @@ internal sealed partial class NetworkController : IAsyncDisposable
     public async Task StartAsync()
     {
         _offloads.Start();
+        if (_parts.InheritsDevice)
+        {
+            _kernel.AdoptAddresses();
+        }
+
         IReadOnlyDictionary<string, Resolution> names = await _preparation.ResolveAsync(Wanted, Wanted.Peers, PatienceAtStart, _stop.Token);
         NetworkState next = Prepare(Wanted, names);
         _claims.Replace(next);
         _parts.Reception.Accept(next.AcceptsGre, next.AcceptsGreUdp);
         TimeSpan? again = Enact(next);
+        _firewall.Start();
         _following = FollowHostAsync(again);
         _resolving = ResolveNamesAsync();
         _reporting = _ecn.RunAsync(() => State.Peers, _stop.Token);
@@ -176,14 +185,30 @@ internal sealed partial class NetworkController : IAsyncDisposable
             cancellationToken);
     }
 
-    /// <summary>Stops following the host and removes our routes and addresses.</summary>
+    /// <summary>Leaves routes and addresses in place at the end: a next process goes on with the device, or the device goes with them.</summary>
+    /// <param name="withFirewall">Whether the network's part of the firewall, which does not go with the device, is left too: a next process is sure to come.</param>
+    public void LeaveHost(bool withFirewall)
+    {
+        _leavesHost = true;
+        if (withFirewall)
+        {
+            _firewall.Leave();
+        }
+    }
+
+    /// <summary>Stops following the host and removes our routes and addresses, unless they are to be left.</summary>
     public async ValueTask DisposeAsync()
     {
         await _stop.CancelAsync();
         await _monitor.DisposeAsync();
         await Task.WhenAll(_following, _resolving, _reporting);
         await _gate.WaitAsync();
-        _kernel.RemoveAll();
+        if (!_leavesHost)
+        {
+            _kernel.RemoveAll();
+        }
+
+        await _firewall.DisposeAsync();
         _claims.Dispose();
         _gate.Dispose();
         _namesAwaited.Dispose();
@@ -434,10 +459,11 @@ internal sealed partial class NetworkController : IAsyncDisposable
         }
     }
 
-    // Publishes to the packet threads first and routes afterwards, so that no packet is led to where nobody knows it.
+    // Publishes to the packet threads and the firewall first and routes afterwards, so that no packet is led to where nobody knows it.
     private TimeSpan? Enact(NetworkState next)
     {
         _parts.Routing.Current = next.ToSnapshot();
+        _firewall.Apply(next.Config);
         TimeSpan? again = _kernel.Apply(next.ToKernelState());
         Publish(next);
         _parts.Changed?.Invoke(next.Config);

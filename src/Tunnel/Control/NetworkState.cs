@@ -1,4 +1,5 @@
 using Tunnel.Control.Configuration;
+using Tunnel.Control.Diagnosis;
 using Tunnel.Dataplane;
 using Tunnel.Wire;
 
@@ -9,6 +10,7 @@ namespace Tunnel.Control;
 /// <param name="Device">The TUN device.</param>
 /// <param name="Store">Where peers added by command are kept.</param>
 /// <param name="Host">The host's kernel.</param>
+/// <param name="Firewall">The host's firewall.</param>
 /// <param name="Claims">What keeps senders and ports unique among the networks of this host.</param>
 /// <param name="Routing">Where the packet threads find their snapshot.</param>
 /// <param name="NetworkCounters">What the workers count for no peer, one each; so there are as many workers.</param>
@@ -28,6 +30,7 @@ internal sealed record NetworkParts(
     HostLink Device,
     PeerStore Store,
     IHostNetwork Host,
+    IHostFirewall Firewall,
     IEndpointClaims Claims,
     RoutingHolder Routing,
     PeerCounters[] NetworkCounters,
@@ -41,7 +44,17 @@ internal sealed record NetworkParts(
     TimeProvider Time,
     ProbeExchange Probes,
     Action WakeProber,
-    Action<NetworkConfig>? Changed = null);
+    Action<NetworkConfig>? Changed = null)
+{
+    /// <summary>Whether the device and its addresses are an earlier process's, and this one's now.</summary>
+    public bool InheritsDevice { get; init; }
+
+    /// <summary>How the host is looked at where somebody asks what is wrong; null where nobody can.</summary>
+    public HostExaminers? Examiners { get; init; }
+
+    /// <summary>Where copies of packets can be had.</summary>
+    public CaptureTap Tap { get; init; } = new();
+}
 
 /// <summary>What a reload changed: peers by name, and whether anything else in the file differs.</summary>
 internal sealed record ReloadResult(IReadOnlyList<string> Added, IReadOnlyList<string> Changed, IReadOnlyList<string> Removed, bool Network);

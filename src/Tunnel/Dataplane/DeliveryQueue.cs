@@ -49,6 +49,9 @@ internal sealed class DeliveryQueue
         _worker = worker;
     }
 
+    /// <summary>Where copies of packets go; null while nobody watches.</summary>
+    public CaptureRing? Capture { get; set; }
+
     /// <summary>Adds an inner packet.</summary>
     /// <param name="packet">The packet, its IP header checked, without bytes beyond its length.</param>
     /// <param name="offload">What is known to be unfinished or coalesced in it.</param>
@@ -228,6 +231,7 @@ internal sealed class DeliveryQueue
             if (_writes[i].Result == TransmitResult.Sent)
             {
                 sender.Counters[_worker].CountReceived(item.Segments, item.Length + ((item.Segments - 1) * item.Shape.HeaderLength), now);
+                CaptureAll(item, null);
             }
             else if (_writes[i].Result == TransmitResult.Failed && _writes[i].Offload.Gso != GsoType.None)
             {
@@ -236,10 +240,20 @@ internal sealed class DeliveryQueue
             else
             {
                 sender.Counters[_worker].CountDrops(DropReason.TunWriteFailed, item.Segments);
+                CaptureAll(item, DropReason.TunWriteFailed);
             }
         }
 
         _writes.Clear();
+    }
+
+    // As they came, not as they were put together.
+    private void CaptureAll(in Item item, DropReason? reason)
+    {
+        for (int i = item.Head; Capture is not null && i >= 0; i = _packets[i].Next)
+        {
+            Capture.Add(isReceived: true, _packets[i].Sender, reason, _packets[i].Packet.Span);
+        }
     }
 
     private static Offloads OffloadOf(GsoType gso) => gso switch
@@ -285,6 +299,7 @@ internal sealed class DeliveryQueue
             }
         }
 
+        CaptureAll(item, sent > 0 ? null : DropReason.TunWriteFailed);
         if (sent > 0)
         {
             _refused |= OffloadOf(gso);

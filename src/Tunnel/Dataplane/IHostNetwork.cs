@@ -60,6 +60,9 @@ public interface IHostNetwork : IDisposable
     /// <summary>Finds a link by index; null where there is none.</summary>
     HostLink? FindLink(int index);
 
+    /// <summary>All links.</summary>
+    IReadOnlyList<HostLink> GetLinks();
+
     /// <summary>Finds the link that has an address; null where none has.</summary>
     HostLink? FindLinkWithAddress(InetAddress address);
 

@@ -33,6 +33,11 @@ public sealed class Inbound
     private readonly DeliveryQueue _deliveries;
     private readonly PeerMessages _answers;
     private readonly ProbeExchange? _probes;
+    private readonly CaptureTap? _tap;
+
+    // Where copies go, and what is being looked at, while somebody watches: the inner packet, or where there is none yet the outer one.
+    private CaptureRing? _capture;
+    private Piece _current;
 
     // The sender found last: packets come in runs.
     private RoutingSnapshot? _lastRouting;
@@ -40,7 +45,7 @@ public sealed class Inbound
     private bool _lastHasKey;
     private uint _lastKey;
     private Peer? _lastSender;
-    private long _nextStranger;
+    private readonly long[] _nextStranger = new long[3];
 
     /// <summary>Wires one worker's inbound half.</summary>
     /// <param name="underlay">The worker's underlay.</param>
@@ -50,6 +55,7 @@ public sealed class Inbound
     /// <param name="offloads">Which offloads are in use.</param>
     /// <param name="worker">The worker's number: which of a peer's counters are its own.</param>
     /// <param name="probes">Where answers of peers go; null where nobody asks.</param>
+    /// <param name="tap">Where it is seen whether somebody watches; null where nobody can.</param>
     public Inbound(
         IUnderlay underlay,
         ITunDevice tun,
@@ -57,8 +63,10 @@ public sealed class Inbound
         PeerCounters network,
         OffloadState offloads,
         int worker,
-        ProbeExchange? probes = null)
+        ProbeExchange? probes = null,
+        CaptureTap? tap = null)
     {
+        _tap = tap;
         _underlay = underlay;
         _routing = routing;
         _network = network;
@@ -79,8 +87,11 @@ public sealed class Inbound
         }
 
         RoutingSnapshot routing = _routing.Current;
+        _capture = _tap?.RingOf(_worker);
+        _deliveries.Capture = _capture;
         for (int i = 0; i < count; i++)
         {
+            Watch(_packets[i].Memory, _packets[i].Start, _packets[i].Length);
             Admit(_packets[i], routing);
         }
 
@@ -135,7 +146,7 @@ public sealed class Inbound
         }
         else
         {
-            _network.CountDrop(DropReason.OuterMalformed);
+            CountDrop(null, DropReason.OuterMalformed);
         }
     }
 
@@ -157,17 +168,17 @@ public sealed class Inbound
             return;
         }
 
+        Watch(packet.Memory, packet.Start + gre.HeaderLength, packet.Length - gre.HeaderLength);
         Peer? peer = FindSender(source, gre, routing);
         if (peer is null)
         {
             bool isEndpoint = routing.IsEndpoint(source, out Peer? from);
             if (IsForThisHost(destination, from, routing))
             {
-                CountDrop(from, isEndpoint ? DropReason.KeyMismatch : DropReason.UnknownPeer);
-                if (!isEndpoint)
-                {
-                    NoteStranger(source, gre);
-                }
+                DropReason reason = isEndpoint ? DropReason.KeyMismatch : DropReason.UnknownPeer;
+                CountDrop(from, reason);
+                from?.Target.NoteWrongKey(Environment.TickCount64);
+                NoteStranger(source, gre, reason);
             }
 
             return;
@@ -320,6 +331,11 @@ public sealed class Inbound
         }
         else
         {
+            if (echo.Hearing is Hearing hearing)
+            {
+                peer.Target.NoteHearing(hearing, Environment.TickCount64);
+            }
+
             _answers.Answer(peer, echo, length);
         }
     }
@@ -353,20 +369,38 @@ public sealed class Inbound
         }
     }
 
-    // One in a while is enough to tell people.
-    private void NoteStranger(InetAddress source, in GreView gre)
+    // One in a while, for each reason, is enough to tell people.
+    private void NoteStranger(InetAddress source, in GreView gre, DropReason reason)
+    {
+        if (IsTimeToTell(reason == DropReason.UnknownPeer ? 0 : 1))
+        {
+            InetAddress inner = Ipv4View.TryParse(gre.Payload, out Ipv4View ipv4) ? ipv4.Source
+                : Ipv6View.TryParse(gre.Payload, out Ipv6View ipv6) ? ipv6.Source
+                : InetAddress.None;
+            _probes!.Unknown[_worker].TryAdd(new Stranger(source, gre.HasKey, gre.Key, inner, reason, gre.ProtocolType == EtherType.Experimental));
+        }
+    }
+
+    private void NoteStraySource(Peer peer, InetAddress innerSource)
+    {
+        if (IsTimeToTell(2))
+        {
+            uint? key = peer.Settings.KeyIn;
+            _probes!.Unknown[_worker].TryAdd(
+                new Stranger(peer.Settings.Endpoint, key is not null, key.GetValueOrDefault(), innerSource, DropReason.SourceNotInPeerSubnets));
+        }
+    }
+
+    private bool IsTimeToTell(int kind)
     {
         long now = Environment.TickCount64;
-        if (_probes is null || now < _nextStranger)
+        bool isTime = _probes is not null && now >= _nextStranger[kind];
+        if (isTime)
         {
-            return;
+            _nextStranger[kind] = now + StrangerPause;
         }
 
-        _nextStranger = now + StrangerPause;
-        InetAddress inner = Ipv4View.TryParse(gre.Payload, out Ipv4View ipv4) ? ipv4.Source
-            : Ipv6View.TryParse(gre.Payload, out Ipv6View ipv6) ? ipv6.Source
-            : InetAddress.None;
-        _probes.Unknown[_worker].TryAdd(new Stranger(source, gre.HasKey, gre.Key, inner));
+        return isTime;
     }
 
     // What the kernel has said beside the packet. The checksum that it left to a device may be the GRE header's own: the kernel's GRE does so,
@@ -438,6 +472,7 @@ public sealed class Inbound
     {
         if (!ReferenceEquals(owner, peer) && !routing.Shares(peer, innerSource))
         {
+            NoteStraySource(peer, innerSource);
             return Refuse(peer, DropReason.SourceNotInPeerSubnets);
         }
 
@@ -484,13 +519,28 @@ public sealed class Inbound
     // 7: the batch goes to the kernel; what was refused is counted where it belongs.
     private void Write() => _deliveries.Flush();
 
+    private void Watch(PacketMemory memory, int start, int length)
+    {
+        if (_capture is not null)
+        {
+            _current = new Piece(memory, start, length);
+        }
+    }
+
     private bool Refuse(Peer peer, DropReason reason)
     {
-        peer.Counters[_worker].CountDrop(reason);
+        CountDrop(peer, reason);
         return false;
     }
 
-    private void CountDrop(Peer? peer, DropReason reason) => (peer?.Counters[_worker] ?? _network).CountDrop(reason);
+    private void CountDrop(Peer? peer, DropReason reason)
+    {
+        (peer?.Counters[_worker] ?? _network).CountDrop(reason);
+        if (_capture is not null && _current.Length > 0 && _current.Span[0] >> 4 is 4 or 6)
+        {
+            _capture.Add(isReceived: true, peer, reason, _current.Span);
+        }
+    }
 
     private static DropReason ReasonOf(GreParseResult result) => result switch
     {

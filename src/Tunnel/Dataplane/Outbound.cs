@@ -27,6 +27,12 @@ public sealed class Outbound
     private readonly SendQueue _sends;
     private readonly TooBigAnswers _answers;
     private readonly PeerMessages _messages;
+    private readonly CaptureTap? _tap;
+
+    // Where copies go, and what became of each packet of the batch, while somebody watches.
+    private CaptureRing? _capture;
+    private readonly (Peer? Peer, DropReason? Reason)[] _outcomes = new (Peer?, DropReason?)[BatchSize];
+    private int _index;
 
     /// <summary>Wires one worker's outbound half.</summary>
     /// <param name="tun">The worker's TUN queue.</param>
@@ -36,6 +42,7 @@ public sealed class Outbound
     /// <param name="offloads">Which offloads are in use.</param>
     /// <param name="worker">The worker's number: which of a peer's counters are its own.</param>
     /// <param name="questions">Questions for peers that this worker is to send; null where another worker does.</param>
+    /// <param name="tap">Where it is seen whether somebody watches; null where nobody can.</param>
     public Outbound(
         ITunDevice tun,
         IUnderlay underlay,
@@ -43,8 +50,10 @@ public sealed class Outbound
         PeerCounters network,
         OffloadState offloads,
         int worker,
-        HandoverRing<ProbeRequest>? questions = null)
+        HandoverRing<ProbeRequest>? questions = null,
+        CaptureTap? tap = null)
     {
+        _tap = tap;
         _messages = new PeerMessages(underlay, questions);
         _tun = tun;
         _sends = new SendQueue(underlay, offloads, worker);
@@ -67,12 +76,20 @@ public sealed class Outbound
         }
 
         RoutingSnapshot routing = _routing.Current;
+        _capture = _tap?.RingOf(_worker);
+        _sends.ForgetRefusals();
         for (int i = 0; i < count; i++)
         {
+            _index = i;
             Admit(i, routing);
         }
 
         Send();
+        if (_capture is not null)
+        {
+            Capture(_capture, count);
+        }
+
         _answers.Flush();
         return count;
     }
@@ -92,7 +109,7 @@ public sealed class Outbound
         }
         else
         {
-            _network.CountDrop(DropReason.InnerNotIp);
+            Drop(null, DropReason.InnerNotIp);
         }
     }
 
@@ -100,7 +117,7 @@ public sealed class Outbound
     {
         if (!Ipv4View.TryParse(bytes, out Ipv4View packet))
         {
-            _network.CountDrop(DropReason.InnerHeaderMalformed);
+            Drop(null, DropReason.InnerHeaderMalformed);
             return;
         }
 
@@ -122,7 +139,7 @@ public sealed class Outbound
     {
         if (!Ipv6View.TryParse(bytes, out Ipv6View packet))
         {
-            _network.CountDrop(DropReason.InnerHeaderMalformed);
+            Drop(null, DropReason.InnerHeaderMalformed);
             return;
         }
 
@@ -145,41 +162,56 @@ public sealed class Outbound
     {
         if (isMulticast)
         {
-            _network.CountDrop(DropReason.InnerMulticast);
+            Drop(null, DropReason.InnerMulticast);
             return null;
         }
 
         if (found is null)
         {
-            _network.CountDrop(DropReason.NoRoute);
+            Drop(null, DropReason.NoRoute);
             return null;
         }
 
         if (timeToLive == 0)
         {
-            found.Counters[_worker].CountDrop(DropReason.InnerTtlExpired);
+            Drop(found, DropReason.InnerTtlExpired);
             return null;
         }
 
         if (!found.IsReady)
         {
-            found.Counters[_worker].CountDrop(DropReason.PeerNotReady);
+            Drop(found, DropReason.PeerNotReady);
             return null;
         }
 
         if (found.Target.Refuses)
         {
-            found.Counters[_worker].CountDrop(DropReason.EndpointRefuses);
+            Drop(found, DropReason.EndpointRefuses);
             return null;
         }
 
         if (source == found.Settings.Local || source == found.Settings.Endpoint)
         {
-            found.Counters[_worker].CountDrop(DropReason.InnerSourceIsEndpoint);
+            Drop(found, DropReason.InnerSourceIsEndpoint);
             return null;
         }
 
+        Note(found, null);
         return found;
+    }
+
+    private void Drop(Peer? peer, DropReason reason, int packets = 1)
+    {
+        (peer?.Counters[_worker] ?? _network).CountDrops(reason, packets);
+        Note(peer, reason);
+    }
+
+    private void Note(Peer? peer, DropReason? reason)
+    {
+        if (_capture is not null)
+        {
+            _outcomes[_index] = (peer, reason);
+        }
     }
 
     // Of UDP the source port tells flows apart; of plain GRE those whose super-packets the kernel cuts stay together.
@@ -208,7 +240,7 @@ public sealed class Outbound
 
         if (packet.Offload.NeedsChecksum && !UnfinishedChecksum.TryFinish(piece.Span, packet.Offload))
         {
-            peer.Counters[_worker].CountDrop(DropReason.InnerHeaderMalformed);
+            Drop(peer, DropReason.InnerHeaderMalformed);
             return true;
         }
 
@@ -225,21 +257,21 @@ public sealed class Outbound
     {
         if (!MayFragment(bytes, bytes.Length, protocolType, peer))
         {
-            peer.Counters[_worker].CountDrop(DropReason.ExceedsGmtu);
+            Drop(peer, DropReason.ExceedsGmtu);
             return false;
         }
 
         if ((protocolType == EtherType.Ipv4 && Ipv4Fragment.EndOf(bytes) > ushort.MaxValue) ||
             (offload.NeedsChecksum && !UnfinishedChecksum.TryFinish(piece.Span, offload)))
         {
-            peer.Counters[_worker].CountDrop(DropReason.InnerHeaderMalformed);
+            Drop(peer, DropReason.InnerHeaderMalformed);
             return true;
         }
 
         if (!_sends.TryAddFragments(piece, protocolType, peer, flowHash))
         {
             // Nothing that the sender could learn from an answer.
-            peer.Counters[_worker].CountDrop(DropReason.ExceedsGmtu);
+            Drop(peer, DropReason.ExceedsGmtu);
         }
 
         return true;
@@ -250,7 +282,7 @@ public sealed class Outbound
     {
         if (!Segmentation.TryBegin(bytes, offload, out Segmentation segments))
         {
-            peer.Counters[_worker].CountDrop(DropReason.InnerHeaderMalformed);
+            Drop(peer, DropReason.InnerHeaderMalformed);
             return true;
         }
 
@@ -264,7 +296,7 @@ public sealed class Outbound
         bool mayFragment = MayFragment(bytes, segments.LongestSegment, protocolType, peer);
         if (!mayFragment || !_sends.TryAddFragments(segments, piece, protocolType, peer, flowHash))
         {
-            peer.Counters[_worker].CountDrops(DropReason.ExceedsGmtu, segments.Count);
+            Drop(peer, DropReason.ExceedsGmtu, segments.Count);
         }
 
         return mayFragment;
@@ -281,4 +313,14 @@ public sealed class Outbound
 
     // 6: the batch leaves; what was refused is counted where it belongs.
     private void Send() => _sends.Flush();
+
+    // Beside the packets' way: for whoever watches. The packets are still where they were read to.
+    private void Capture(CaptureRing capture, int count)
+    {
+        for (int i = 0; i < count; i++)
+        {
+            (Peer? peer, DropReason? reason) = _outcomes[i];
+            capture.Add(isReceived: false, peer, reason ?? _sends.RefusalOf(_packets[i]), _packets.Bytes(i));
+        }
+    }
 }

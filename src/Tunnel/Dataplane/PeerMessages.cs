@@ -52,7 +52,7 @@ internal sealed class PeerMessages
     {
         if (peer.IsReady && _limit.TryTake(Environment.TickCount64))
         {
-            (question with { IsReply = true, ReceivedLength = (ushort)length }).Write(Body(peer, EchoMessage.Length));
+            (question with { IsReply = true, ReceivedLength = (ushort)length, Hearing = null }).Write(Body(peer, EchoMessage.Length));
             Send(peer, EchoMessage.Length);
         }
     }
@@ -88,7 +88,7 @@ internal sealed class PeerMessages
             return;
         }
 
-        var question = new EchoMessage(IsReply: false, 0, request.Token, Stopwatch.GetTimestamp());
+        var question = new EchoMessage(IsReply: false, 0, request.Token, Stopwatch.GetTimestamp()) { Hearing = HearingOf(peer) };
         if (request.Kind == ProbeKind.Echo)
         {
             int length = Math.Clamp(request.Length, EchoMessage.Length, peer.LargestInner);
@@ -107,6 +107,20 @@ internal sealed class PeerMessages
             question.Write(inner[(Ipv4Header.Length + gre.Length)..]);
             Send(peer, length, EtherType.Ipv4);
         }
+    }
+
+    // What this host hears of the peer, which may want to know why there are no answers.
+    private static Hearing HearingOf(Peer peer)
+    {
+        long now = Environment.TickCount64;
+        long last = 0;
+        foreach (PeerCounters counters in peer.Counters)
+        {
+            last = Math.Max(last, Math.Max(counters.LastReceived, counters.LastMessage));
+        }
+
+        long seconds = last == 0 ? Hearing.Never : (now - last) / 1000;
+        return new Hearing((byte)Math.Min(seconds, Hearing.Never), peer.Target.HasWrongKey(now));
     }
 
     private Span<byte> Body(Peer peer, int length) => _memory.Slice(peer.Overhead, length);

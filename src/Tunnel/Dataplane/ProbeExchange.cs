@@ -29,12 +29,18 @@ public readonly record struct ProbeRequest(Peer Peer, ProbeKind Kind, ulong Toke
 /// <param name="RoundTrip">From the question's leaving to the answer's coming, in units of <see cref="System.Diagnostics.Stopwatch"/>; as true as the peer is.</param>
 public readonly record struct ProbeReply(UnderlayTarget Target, ulong Token, int Length, long RoundTrip);
 
-/// <summary>A packet of nobody's: its sender may be a peer whose address has changed.</summary>
+/// <summary>
+/// A packet that was dropped, of which people should hear: nobody's, whose sender may be a peer with another address; a peer's with another key; a
+/// peer's with a source that is not its own.
+/// </summary>
 /// <param name="Source">Its outer source.</param>
 /// <param name="HasKey">Whether it has a GRE key.</param>
 /// <param name="Key">The key.</param>
 /// <param name="InnerSource">Its inner source; none where it is no IP packet.</param>
-public readonly record struct Stranger(InetAddress Source, bool HasKey, uint Key, InetAddress InnerSource);
+/// <param name="Reason">Why it was dropped: UnknownPeer, KeyMismatch or SourceNotInPeerSubnets.</param>
+/// <param name="IsMessage">Whether it is a message between daemons.</param>
+public readonly record struct Stranger(
+    InetAddress Source, bool HasKey, uint Key, InetAddress InnerSource, DropReason Reason = DropReason.UnknownPeer, bool IsMessage = false);
 
 /// <summary>
 /// Between the packet threads and whoever watches over the peers: questions to send, answers that came. Thread rule: the control plane, one
@@ -44,7 +50,7 @@ public sealed class ProbeExchange
 {
     private const int Questions = 1024;
     private const int Answers = 1024;
-    private const int Strangers = 4;
+    private const int Strangers = 8;
 
     /// <summary>Makes the rings.</summary>
     /// <param name="workers">How many workers there are.</param>
@@ -60,6 +66,6 @@ public sealed class ProbeExchange
     /// <summary>Answers, by worker.</summary>
     public HandoverRing<ProbeReply>[] Replies { get; }
 
-    /// <summary>Some of the packets from unknown senders, by worker. A flood leaves most of them out.</summary>
+    /// <summary>Some of the packets that were dropped and that people should hear of, by worker. A flood leaves most of them out.</summary>
     public HandoverRing<Stranger>[] Unknown { get; }
 }

@@ -33,6 +33,11 @@ internal sealed partial class SendQueue
     private readonly PinnedPacketMemory _headers = new(HeaderSlots * HeaderSlot);
     private readonly DatagramRun _run = new();
     private int _headersUsed;
+
+    // What the underlay refused of this batch, for whoever watches; the rest of many is not told.
+    private readonly (int Offset, DropReason Reason)[] _refusals = new (int, DropReason)[MaxPackets];
+    private PacketMemory? _refusedMemory;
+    private int _refused;
     private uint _runHash;
 
     // Datagrams of the batch that would have left together if the peer were known to take it.
@@ -272,6 +277,29 @@ internal sealed partial class SendQueue
         }
     }
 
+    /// <summary>Begins a batch: what was refused of the one before is forgotten.</summary>
+    public void ForgetRefusals()
+    {
+        _refused = 0;
+        _refusedMemory = null;
+    }
+
+    /// <summary>Why the underlay refused a packet, or a part of it, of the batch that was flushed last; null where it did not.</summary>
+    /// <param name="packet">The inner packet, as it was added.</param>
+    public DropReason? RefusalOf(in Packet packet)
+    {
+        for (int i = 0; i < _refused && ReferenceEquals(packet.Memory, _refusedMemory); i++)
+        {
+            (int offset, DropReason reason) = _refusals[i];
+            if (offset >= packet.Start - PacketBatch.Headroom && offset < packet.Start + packet.Length)
+            {
+                return reason;
+            }
+        }
+
+        return null;
+    }
+
     /// <summary>Sends what was added and counts what became of it.</summary>
     public void Flush()
     {
@@ -308,12 +336,26 @@ internal sealed partial class SendQueue
             else
             {
                 counters.CountDrops(ReasonOf(result), sent.Segments);
+                NoteRefusal(i, ReasonOf(result));
             }
         }
 
         _sends.Clear();
         _headersUsed = 0;
         _isOpen = false;
+    }
+
+    // Where its bytes came from is behind the headers that were made here.
+    private void NoteRefusal(int index, DropReason reason)
+    {
+        foreach (ref readonly Piece piece in _sends.Pieces(index))
+        {
+            if (!ReferenceEquals(piece.Memory, _headers) && _refused < _refusals.Length)
+            {
+                _refusedMemory = piece.Memory;
+                _refusals[_refused++] = (piece.Offset, reason);
+            }
+        }
     }
 
     // Of a packet in fragments all must have been taken.

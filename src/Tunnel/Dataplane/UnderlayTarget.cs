@@ -5,7 +5,8 @@ namespace Tunnel.Dataplane;
 /// <summary>
 /// Where packets to a peer go on the underlay. Kept over changes of configuration that leave endpoint and port as they are.
 /// Thread rule: immutable but for <see cref="Neighbor"/>, <see cref="PathMtu"/>, <see cref="Refuses"/> and
-/// <see cref="TakesRawFragments"/>, which are published with one write each, and <see cref="Abilities"/> and <see cref="NoteLarge"/>, which the workers keep.
+/// <see cref="TakesRawFragments"/>, which are published with one write each, and <see cref="Abilities"/>, <see cref="NoteLarge"/>,
+/// <see cref="NoteWrongKey"/> and <see cref="NoteHearing"/>, which the workers keep.
 /// </summary>
 /// <param name="endpoint">The peer's underlay address.</param>
 /// <param name="udpPort">Its UDP port for GRE-in-UDP; 0 for plain GRE.</param>
@@ -14,11 +15,16 @@ public sealed class UnderlayTarget(InetAddress endpoint, ushort udpPort = 0)
     /// <summary>A packet longer than this, in bytes, is one that a path may be too narrow for: the smallest MTU of IPv4 paths that matter.</summary>
     public const int LargePacket = 512;
 
+    // In milliseconds. Longer than the longest pause between two questions.
+    private const int WrongKeyMemory = 90_000;
+
     private LinkNeighbor? _neighbor;
     private int _pathMtu;
     private bool _sentLarge;
     private bool _refuses;
     private bool _takesRawFragments;
+    private long _wrongKeyAt;
+    private long _hearing;
 
     /// <summary>The peer's underlay address.</summary>
     public InetAddress Endpoint { get; } = endpoint;
@@ -57,6 +63,34 @@ public sealed class UnderlayTarget(InetAddress endpoint, ushort udpPort = 0)
     {
         get => Volatile.Read(ref _takesRawFragments);
         set => Volatile.Write(ref _takesRawFragments, value);
+    }
+
+    /// <summary>Notes that a packet came from there with a key that is not expected. Any worker.</summary>
+    /// <param name="now">The time: <see cref="Environment.TickCount64"/>, here and below.</param>
+    public void NoteWrongKey(long now) => Volatile.Write(ref _wrongKeyAt, now);
+
+    /// <summary>When such a packet came last; 0 for never.</summary>
+    public long WrongKeyAt => Volatile.Read(ref _wrongKeyAt);
+
+    /// <summary>Whether such a packet has come lately.</summary>
+    public bool HasWrongKey(long now) => WrongKeyAt is > 0 and long at && now - at < WrongKeyMemory;
+
+    /// <summary>Notes what the peer's daemon says that it hears of this host. Any worker.</summary>
+    /// <param name="hearing">What it says.</param>
+    /// <param name="now">The time.</param>
+    public void NoteHearing(Hearing hearing, long now) =>
+        Volatile.Write(ref _hearing, (now << 16) | (hearing.HasWrongKey ? 1L << 8 : 0) | hearing.Seconds);
+
+    /// <summary>What the peer's daemon said last that it hears of this host.</summary>
+    /// <param name="hearing">What it said.</param>
+    /// <param name="at">When it said so.</param>
+    /// <returns>False where it never has.</returns>
+    public bool TryGetHearing(out Hearing hearing, out long at)
+    {
+        long said = Volatile.Read(ref _hearing);
+        at = said >> 16;
+        hearing = new Hearing((byte)said, (said & (1 << 8)) != 0);
+        return said != 0;
     }
 
     /// <summary>Notes that a packet longer than <see cref="LargePacket"/> goes there. Any worker.</summary>

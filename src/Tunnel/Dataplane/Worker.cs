@@ -6,6 +6,8 @@ namespace Tunnel.Dataplane;
 /// </summary>
 public sealed class Worker : IHeartbeat, IDisposable
 {
+    private const int LastRounds = 64;
+
     private readonly Outbound _outbound;
     private readonly Inbound _inbound;
     private readonly IReadiness _readiness;
@@ -45,8 +47,11 @@ public sealed class Worker : IHeartbeat, IDisposable
     /// <summary>Starts the thread.</summary>
     public void Start() => _thread.Start();
 
-    /// <summary>Stops the thread and waits for it. Packets of a batch in hand are still handled.</summary>
-    public void Dispose()
+    /// <summary>
+    /// Stops the thread and waits for it. Packets of a batch in hand are still handled, and some of those that wait at the underlay: those that are in this
+    /// process's own memory, before any that a next process could go on with.
+    /// </summary>
+    public void Stop()
     {
         _stopping = true;
         _readiness.Stop();
@@ -58,7 +63,12 @@ public sealed class Worker : IHeartbeat, IDisposable
         {
             _thread.Join();
         }
+    }
 
+    /// <summary>Stops the thread, if that is not done yet, and gives up where it sleeps.</summary>
+    public void Dispose()
+    {
+        Stop();
         _readiness.Dispose();
     }
 
@@ -84,6 +94,11 @@ public sealed class Worker : IHeartbeat, IDisposable
 
                     mayHaveAnswer = sent > 0;
                 }
+            }
+
+            for (int i = 0; i < LastRounds && _inbound.Run() > 0; i++)
+            {
+                // Nothing but that.
             }
 
             _ended.TrySetResult();

@@ -67,14 +67,23 @@ internal sealed class HostNetwork : IHostNetwork
     /// <inheritdoc/>
     public HostLink? FindUdpCoalescingLink(int exceptLinkIndex)
     {
-        var request = NetlinkRequest.Begin(stackalloc byte[NetlinkRequest.MaxLength], RTM_GETLINK, NLM_F_DUMP, default(ifinfomsg));
-        request.Add(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS);
-        List<HostLink?> links = Dump(request, () => "list the devices", (NetlinkMessage message, out HostLink? link) =>
-            NetlinkRecords.TryParseLink(message.Payload, out link));
+        IReadOnlyList<HostLink> links = GetLinks();
         lock (_gate)
         {
-            return links.Find(link => link!.IsUp && link.Index != exceptLinkIndex && _features.HasAny(link.Name, UdpCoalescing));
+            return links.FirstOrDefault(link => link.IsUp && link.Index != exceptLinkIndex && _features.HasAny(link.Name, UdpCoalescing));
         }
+    }
+
+    /// <inheritdoc/>
+    public IReadOnlyList<HostLink> GetLinks()
+    {
+        var request = NetlinkRequest.Begin(stackalloc byte[NetlinkRequest.MaxLength], RTM_GETLINK, NLM_F_DUMP, default(ifinfomsg));
+        request.Add(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS);
+        return
+        [
+            .. Dump(request, () => "list the devices", (NetlinkMessage message, out HostLink? link) =>
+                NetlinkRecords.TryParseLink(message.Payload, out link)).OfType<HostLink>(),
+        ];
     }
 
     /// <inheritdoc/>

@@ -1,5 +1,3 @@
-using System.ComponentModel;
-using System.Diagnostics;
 using System.Runtime.InteropServices;
 using Tunnel.Dataplane;
 using static Tmds.Linux.LibC;
@@ -14,7 +12,6 @@ namespace Tunnel.Linux;
 internal sealed class HostPolicies : IHostPolicies
 {
     private static readonly TimeSpan Patience = TimeSpan.FromSeconds(20);
-    private static readonly string[] AdministrationDirectories = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
 
     private readonly string _legacyNames;
     private readonly string[] _enter;
@@ -97,7 +94,7 @@ internal sealed class HostPolicies : IHostPolicies
         string? nftables = HasTables() ? Print(["nft", "-j", "list", "ruleset"], "nftables tables exist", unreadable) : null;
 
         // nft names the extensions of iptables that it has no expression for, but not what they are told to do.
-        string? compatible = nftables?.Contains("\"xt\"", StringComparison.Ordinal) == true && FindProgram("iptables-nft-save") is not null
+        string? compatible = nftables?.Contains("\"xt\"", StringComparison.Ordinal) == true && HostProgram.Find("iptables-nft-save") is not null
             ? Print(["iptables-nft-save"], "tables of iptables-nft exist", [])
             : null;
         return new NetfilterRules(nftables, compatible, PrintLegacy(unreadable), unreadable);
@@ -134,13 +131,6 @@ internal sealed class HostPolicies : IHostPolicies
             return null;
         }
     }
-
-    // Services and shells of unprivileged users often lack the directories of administration.
-    private static string? FindProgram(string name) =>
-        (Environment.GetEnvironmentVariable("PATH") ?? "").Split(':', StringSplitOptions.RemoveEmptyEntries)
-            .Concat(AdministrationDirectories)
-            .Select(directory => Path.Combine(directory, name))
-            .FirstOrDefault(File.Exists);
 
     // Whether there is a table that packets of IPv4 can meet. A kernel without nf_tables refuses the question.
     private bool HasTables()
@@ -193,45 +183,18 @@ internal sealed class HostPolicies : IHostPolicies
 
     private string? Print(string[] command, string because, List<string> unreadable)
     {
-        if (FindProgram(command[0]) is not string program)
+        if (HostProgram.Find(command[0]) is not string program)
         {
             unreadable.Add($"{because}, and {command[0]} is not installed to read them");
             return null;
         }
 
-        string[] words = [.. _enter, program, .. command[1..]];
-        var start = new ProcessStartInfo(words[0], words[1..])
+        ProgramResult result = HostProgram.Run([.. _enter, program, .. command[1..]], "", Patience);
+        if (result.Failure is not null)
         {
-            UseShellExecute = false,
-            RedirectStandardInput = true,
-            RedirectStandardOutput = true,
-            RedirectStandardError = true,
-        };
-        try
-        {
-            using Process process = Process.Start(start)!;
-            process.StandardInput.Close();
-            Task<string> output = process.StandardOutput.ReadToEndAsync();
-            Task<string> errors = process.StandardError.ReadToEndAsync();
-            if (!Task.WaitAll([output, errors], Patience) || !process.WaitForExit(Patience))
-            {
-                process.Kill();
-                unreadable.Add($"{because}, and {command[0]} did not finish in {Patience.TotalSeconds:0} s");
-                return null;
-            }
-
-            if (process.ExitCode == 0)
-            {
-                return output.Result;
-            }
-
-            unreadable.Add($"{because}, and {command[0]} failed: {errors.Result.Trim().Split('\n')[0]}");
-        }
-        catch (Exception failure) when (failure is Win32Exception or InvalidOperationException or IOException)
-        {
-            unreadable.Add($"{because}, and {command[0]} can't be run: {failure.Message}");
+            unreadable.Add($"{because}, and {command[0]} {result.Failure}");
         }
 
-        return null;
+        return result.Output;
     }
 }

@@ -35,8 +35,15 @@ internal sealed class HostUnderlay : IUnderlayPaths, IUnderlayReception, IUnderl
     private const int SmallestFrame = 2048;
     private const int LargestFrame = 16_384;
 
+    // What the next process knows the sockets by.
+    private const string Raw4 = "raw4";
+    private const string Raw6 = "raw6";
+    private const string Udp4 = "udp4";
+    private const string Udp6 = "udp6";
+
     private readonly Lock _lock = new();
     private readonly UnderlaySettings _settings;
+    private readonly InheritedDescriptors _inherited;
     private readonly WorkerUnderlay[] _workers;
     private readonly PacketSender?[] _packetSenders;
     private bool _acceptsGre = true;
@@ -46,18 +53,22 @@ internal sealed class HostUnderlay : IUnderlayPaths, IUnderlayReception, IUnderl
     /// <summary>Opens the raw sockets, which always work.</summary>
     /// <param name="settings">What with.</param>
     /// <param name="offloads">Which offloads are in use.</param>
+    /// <param name="inherited">Sockets of an earlier process; the caller disposes of what is left of them once the first ones are accepted (<see cref="Accept"/>).</param>
     /// <exception cref="DeviceOpenException">A socket cannot be opened or bound; says why and what to do.</exception>
-    public HostUnderlay(UnderlaySettings settings, OffloadState offloads)
+    public HostUnderlay(UnderlaySettings settings, OffloadState offloads, InheritedDescriptors? inherited = null)
     {
         _settings = settings;
+        _inherited = inherited ?? InheritedDescriptors.None;
         _workers = new WorkerUnderlay[settings.Workers];
         _packetSenders = new PacketSender?[settings.Workers];
         try
         {
+            FileDescriptor[]? inherited4 = TryInherit(Raw4, isIpv6: false, settings.Ipv4, port: 0);
+            FileDescriptor[]? inherited6 = TryInherit(Raw6, isIpv6: true, settings.Ipv6, port: 0);
             for (int i = 0; i < _workers.Length; i++)
             {
-                RawGreSocket? raw4 = settings.Ipv4 is InetAddress local4 ? new RawGreSocket(isIpv6: false, local4) : null;
-                RawGreSocket? raw6 = settings.Ipv6 is InetAddress local6 ? OpenOrClose(() => new RawGreSocket(isIpv6: true, local6), raw4) : null;
+                RawGreSocket? raw4 = settings.Ipv4 is InetAddress local4 ? new RawGreSocket(isIpv6: false, local4, inherited4?[i]) : null;
+                RawGreSocket? raw6 = settings.Ipv6 is InetAddress local6 ? OpenOrClose(() => new RawGreSocket(isIpv6: true, local6, inherited6?[i]), raw4) : null;
                 int worker = i;
                 _workers[i] = new WorkerUnderlay(raw4, raw6, i, offloads, isIpv6 => OpenSender(worker, isIpv6, offloads));
             }
@@ -77,6 +88,14 @@ internal sealed class HostUnderlay : IUnderlayPaths, IUnderlayReception, IUnderl
     /// <summary>The workers' underlays.</summary>
     public IReadOnlyList<WorkerUnderlay> Workers => _workers;
 
+    /// <summary>The sockets that a next process can go on with, by their names there: where packets wait as long as raw sockets receive.</summary>
+    public IEnumerable<(string Name, int Descriptor)> Descriptors => _workers.SelectMany((worker, i) => new (string Kind, int? Descriptor)[]
+    {
+        (Raw4, worker.Raw4?.Descriptor), (Raw6, worker.Raw6?.Descriptor), (Udp4, worker.Udp4?.Descriptor), (Udp6, worker.Udp6?.Descriptor),
+    }
+    .Where(one => one.Descriptor is not null)
+    .Select(one => (InheritedDescriptors.NameOf(one.Kind, i, _workers.Length), one.Descriptor!.Value)));
+
     /// <inheritdoc/>
     public (UnderlayPath Receive, UnderlayPath Send) Paths { get; private set; }
 
@@ -85,6 +104,16 @@ internal sealed class HostUnderlay : IUnderlayPaths, IUnderlayReception, IUnderl
 
     /// <inheritdoc/>
     public long ReceiveQueueDrops => _workers.Sum(worker => worker.ReceiveQueueDrops);
+
+    /// <summary>Lets more packets wait in the raw sockets than usual: nobody will read for a while. The process that goes on takes the room back.</summary>
+    public void MakeRoom()
+    {
+        foreach (WorkerUnderlay worker in _workers)
+        {
+            worker.Raw4?.MakeRoom();
+            worker.Raw6?.MakeRoom();
+        }
+    }
 
     /// <inheritdoc/>
     public void UsePaths(UnderlayPath receive, UnderlayPath send)
@@ -253,19 +282,26 @@ internal sealed class HostUnderlay : IUnderlayPaths, IUnderlayReception, IUnderl
     private void OpenReceivers()
     {
         bool isShared = _workers.Length > 1;
-        foreach (WorkerUnderlay worker in _workers)
+        FileDescriptor[]? inherited4 = TryInherit(Udp4, isIpv6: false, _settings.Ipv4, _settings.UdpPort);
+        FileDescriptor[]? inherited6 = TryInherit(Udp6, isIpv6: true, _settings.Ipv6, _settings.UdpPort);
+        for (int i = 0; i < _workers.Length; i++)
         {
+            WorkerUnderlay worker = _workers[i];
             if (_settings.ReceivesUdp(_settings.Ipv4) && _settings.Ipv4 is InetAddress local4)
             {
-                worker.Udp4 ??= new UdpReceiver(isIpv6: false, local4, _settings.UdpPort, isShared);
+                worker.Udp4 ??= new UdpReceiver(isIpv6: false, local4, _settings.UdpPort, isShared, inherited4?[i]);
             }
 
             if (_settings.ReceivesUdp(_settings.Ipv6) && _settings.Ipv6 is InetAddress local6)
             {
-                worker.Udp6 ??= new UdpReceiver(isIpv6: true, local6, _settings.UdpPort, isShared);
+                worker.Udp6 ??= new UdpReceiver(isIpv6: true, local6, _settings.UdpPort, isShared, inherited6?[i]);
             }
         }
     }
+
+    private FileDescriptor[]? TryInherit(string kind, bool isIpv6, InetAddress? local, ushort port) => local is InetAddress address
+        ? _inherited.TryTake(kind, _workers.Length, descriptor => InetSocket.IsBound(descriptor, isIpv6, address, port))
+        : null;
 
     // On the worker's thread, once.
     private UdpSender OpenSender(int worker, bool isIpv6, OffloadState offloads)

@@ -1,4 +1,6 @@
 using System.Buffers.Binary;
+using System.Net;
+using System.Net.Sockets;
 using Tmds.Linux;
 using Tunnel.Dataplane;
 using Tunnel.Wire;
@@ -35,6 +37,22 @@ internal static unsafe class InetSocket
         }
 
         return Sys.Bind(fd, &address4, sizeof(sockaddr_in));
+    }
+
+    /// <summary>Whether a socket is bound as <see cref="TryBind"/> would bind it now.</summary>
+    public static bool IsBound(FileDescriptor descriptor, bool isIpv6, InetAddress local, ushort port)
+    {
+        try
+        {
+            using var socket = new Socket(new SafeSocketHandle(descriptor.Number, ownsHandle: false));
+            return socket.AddressFamily == (isIpv6 ? AddressFamily.InterNetworkV6 : AddressFamily.InterNetwork) &&
+                socket.LocalEndPoint is IPEndPoint bound && (port == 0 || bound.Port == port) &&
+                bound.Address.Equals(local.IsNone ? (isIpv6 ? IPAddress.IPv6Any : IPAddress.Any) : IPAddress.Parse(local.ToString()));
+        }
+        catch (SocketException)
+        {
+            return false;
+        }
     }
 
     /// <summary>Writes an address to the place that its family has for it; the socket address says which that is.</summary>

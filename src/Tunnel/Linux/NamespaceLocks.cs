@@ -36,7 +36,7 @@ internal sealed class NamespaceLock : IDisposable
             socket = NewSocket();
             socket.Bind(EndPoint(name));
 
-            // Whoever finds the name taken connects to learn the holder's pid; nobody accepts, so each such call stays in the backlog.
+            // Whoever finds the name taken connects to learn the holder's pid. Where nobody accepts, each such call stays in the backlog.
             socket.Listen(int.MaxValue);
             return new NamespaceLock(socket);
         }
@@ -87,15 +87,40 @@ internal sealed class NamespaceLock : IDisposable
             // Where the holder's backlog is full, say so at once rather than wait for it.
             socket.Blocking = false;
             socket.Connect(EndPoint(name));
-            Span<byte> credentials = stackalloc byte[12];
-            socket.GetRawSocketOption(LibC.SOL_SOCKET, LibC.SO_PEERCRED, credentials);
-            return BitConverter.ToInt32(credentials);
+            return PeerOf(socket).Pid;
         }
         catch (SocketException)
         {
             return 0;
         }
     }
+
+    /// <summary>Connects to the holder of a name; null where there is none.</summary>
+    public static Socket? Connect(string name)
+    {
+        Socket socket = NewSocket();
+        try
+        {
+            socket.Connect(EndPoint(name));
+            return socket;
+        }
+        catch (SocketException)
+        {
+            socket.Dispose();
+            return null;
+        }
+    }
+
+    /// <summary>The process at the other end as it was when it connected or began to listen: its pid as this process sees it, its effective user.</summary>
+    public static (int Pid, uint User) PeerOf(Socket socket)
+    {
+        Span<byte> credentials = stackalloc byte[12];
+        socket.GetRawSocketOption(LibC.SOL_SOCKET, LibC.SO_PEERCRED, credentials);
+        return (BitConverter.ToInt32(credentials), BitConverter.ToUInt32(credentials[4..]));
+    }
+
+    /// <summary>The next one who connects. Most only want to know the holder's pid, and have gone by then.</summary>
+    public Task<Socket> AcceptAsync(CancellationToken cancellationToken) => _socket.AcceptAsync(cancellationToken).AsTask();
 
     /// <inheritdoc/>
     public void Dispose() => _socket.Dispose();
@@ -125,9 +150,12 @@ internal sealed class NamespaceLocks : IEndpointClaims
     /// <exception cref="IOException">There is no descriptor left for it.</exception>
     public static NamespaceLock AcquireNetwork(string network)
     {
-        string name = "tunneld/" + network;
+        string name = NameOf(network);
         return NamespaceLock.TryTake(name) ?? throw Served(network, Holder.Find(name));
     }
+
+    /// <summary>Connects to the process that serves a network; null where nobody does.</summary>
+    public static Socket? ConnectToHolder(string network) => NamespaceLock.Connect(NameOf(network));
 
     /// <inheritdoc/>
     public void Claim(EndpointClaim claim)
@@ -211,6 +239,8 @@ internal sealed class NamespaceLocks : IEndpointClaims
             _ports.Clear();
         }
     }
+
+    private static string NameOf(string network) => "tunneld/" + network;
 
     /// <summary>The name of a claim's lock, as `ss -xl` shows it after an "@".</summary>
     public static string NameOf(EndpointClaim claim)

@@ -34,6 +34,7 @@ namespace Tunnel.Linux;
 internal sealed unsafe class RawGreSocket : IDisposable
 {
     private const int BufferSize = 4 << 20;
+    private const int WaitingBufferSize = 64 << 20;
     private const int MessageCount = 64;
     private static readonly InetAddress Broadcast = InetAddress.FromIpv4(uint.MaxValue);
 
@@ -60,8 +61,9 @@ internal sealed unsafe class RawGreSocket : IDisposable
     /// <summary>Opens the socket and its guard.</summary>
     /// <param name="isIpv6">The address family.</param>
     /// <param name="local">The address to receive at, or <see cref="InetAddress.None"/> for every local one.</param>
+    /// <param name="inherited">A socket like this one that an earlier process has left, with the packets that have come meanwhile; null for a new one.</param>
     /// <exception cref="DeviceOpenException">It cannot be opened or bound; says why and what to do.</exception>
-    public RawGreSocket(bool isIpv6, InetAddress local)
+    public RawGreSocket(bool isIpv6, InetAddress local, FileDescriptor? inherited = null)
     {
         _isIpv6 = isIpv6;
         _local = local;
@@ -70,7 +72,8 @@ internal sealed unsafe class RawGreSocket : IDisposable
         _guard = OpenGuard(isIpv6, local);
         try
         {
-            _descriptor = OpenMain(isIpv6, local);
+            _descriptor = inherited ?? OpenMain(isIpv6, local);
+            Check(InetSocket.SetReceiveBuffer(_descriptor.Number, BufferSize), "set up");
         }
         catch
         {
@@ -186,6 +189,9 @@ internal sealed unsafe class RawGreSocket : IDisposable
             }
         }
     }
+
+    /// <summary>Lets many more packets wait than usual, up to what TCP connections and floods send in a second.</summary>
+    public void MakeRoom() => _ = InetSocket.SetReceiveBuffer(_fd, WaitingBufferSize);
 
     /// <summary>Closes both sockets.</summary>
     public void Dispose()
@@ -347,7 +353,6 @@ internal sealed unsafe class RawGreSocket : IDisposable
         try
         {
             int fd = descriptor.Number;
-            Check(InetSocket.SetReceiveBuffer(fd, BufferSize), "set up");
             Check(InetSocket.SetSendBuffer(fd, BufferSize), "set up");
             if (isIpv6)
             {

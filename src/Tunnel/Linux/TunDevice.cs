@@ -15,6 +15,9 @@ internal sealed unsafe class TunDevice : ITunDevice, ITunInjector
 {
     private const string ControlDevice = "/dev/net/tun";
 
+    // What the next process knows queues by.
+    private const string Kind = "tun";
+
     // Super-packets read together should still be in the processor's cache when they are sent.
     private const int ReadBudget = 4 * 65_536;
 
@@ -43,21 +46,51 @@ internal sealed unsafe class TunDevice : ITunDevice, ITunInjector
     /// <inheritdoc/>
     public string Name { get; }
 
+    /// <summary>Whether an earlier process has opened it: addresses and routes may be there already.</summary>
+    public bool IsInherited { get; private init; }
+
+    /// <summary>The name by which a next process goes on with a queue.</summary>
+    /// <param name="queue">Its number.</param>
+    /// <param name="count">How many there are.</param>
+    public static string NameOf(int queue, int count) => InheritedDescriptors.NameOf(Kind, queue, count);
+
     /// <summary>What to wait on: readable where packets are waiting, in error once the device is deleted.</summary>
     internal int Descriptor => _fd;
+
+    /// <summary>Whether the device stays when its last queue is closed, because somebody else has made it.</summary>
+    public bool IsPersistent => (Describe(_descriptor).ifr_flags & Uapi.IFF_PERSIST) != 0;
+
+    /// <summary>How many packets wait for a reader of each queue before more are dropped (txqueuelen in ip-link(8)); 0 where it is not known.</summary>
+    public int QueueLength
+    {
+        get
+        {
+            ifreq request = Describe(_descriptor);
+            return AskInterface(Uapi.SIOCGIFTXQLEN, &request) ? request.ifr_qlen : 0;
+        }
+
+        set
+        {
+            ifreq request = Describe(_descriptor);
+            request.ifr_qlen = value;
+            _ = AskInterface(Uapi.SIOCSIFTXQLEN, &request);
+        }
+    }
 
     /// <summary>Opens a device with several queues: flows are spread over them, and the answers to what one queue wrote are read from it.</summary>
     /// <param name="name">Its name, 1 to 15 bytes.</param>
     /// <param name="count">How many queues; at least 1.</param>
+    /// <param name="inherited">Queues of an earlier process, with the packets that have come meanwhile.</param>
     /// <exception cref="DeviceOpenException">It cannot be opened; says why and what to do.</exception>
-    public static TunDevice[] OpenQueues(string name, int count)
+    public static TunDevice[] OpenQueues(string name, int count, InheritedDescriptors inherited)
     {
         var queues = new TunDevice[count];
+        FileDescriptor[]? left = inherited.TryTake(Kind, count, descriptor => IsQueueOf(descriptor, name));
         try
         {
             for (int i = 0; i < count; i++)
             {
-                queues[i] = new TunDevice(name, Attach(name, isMultiQueue: count > 1));
+                queues[i] = new TunDevice(name, left?[i] ?? Attach(name, isMultiQueue: count > 1)) { IsInherited = left is not null };
             }
 
             return queues;
@@ -207,6 +240,33 @@ internal sealed unsafe class TunDevice : ITunDevice, ITunInjector
             outer_th_offset = offload.OuterTransport,
             inner_nh_offset = offload.InnerNetwork,
         };
+    }
+
+    // The name and the flags that it was made with.
+    private static ifreq Describe(FileDescriptor descriptor)
+    {
+        ifreq request = default;
+        _ = Sys.Ioctl(descriptor.Number, Uapi.TUNGETIFF, &request);
+        return request;
+    }
+
+    // Fails for what is no queue; a device may have been renamed or deleted since.
+    private static bool IsQueueOf(FileDescriptor descriptor, string name)
+    {
+        ifreq request = Describe(descriptor);
+        return new Span<byte>(request.ifr_name, Uapi.IFNAMSIZ).TrimEnd((byte)0).SequenceEqual(Encoding.UTF8.GetBytes(name));
+    }
+
+    private static bool AskInterface(int question, ifreq* request)
+    {
+        SysResult opened = Sys.Socket(AF_INET, SOCK_DGRAM, 0);
+        if (opened.IsError)
+        {
+            return false;
+        }
+
+        using var socket = new FileDescriptor(opened.Value);
+        return !Sys.Ioctl(socket.Number, question, request).IsError;
     }
 
     private static FileDescriptor Attach(string name, bool isMultiQueue)

@@ -50,8 +50,17 @@ internal static unsafe partial class Uapi
     public const byte NFPROTO_INET = 1;
     public const byte NFPROTO_IPV4 = 2;
     public const byte NFPROTO_NETDEV = 5;
+    public const byte NFPROTO_IPV6 = 10;
     public const int NFNL_SUBSYS_NFTABLES = 10;
     public const int NFT_MSG_GETTABLE = 1;
+    public const int NFT_MSG_GETCHAIN = 4;
+    public const ushort NFTA_CHAIN_TABLE = 1;
+    public const ushort NFTA_CHAIN_NAME = 3;
+    public const ushort NFTA_CHAIN_HOOK = 4;
+    public const ushort NFTA_CHAIN_POLICY = 5;
+    public const ushort NFTA_CHAIN_TYPE = 7;
+    public const ushort NFTA_HOOK_HOOKNUM = 1;
+    public const uint NF_DROP = 0;
     public const int NFNLGRP_NFTABLES = 7;
 }
 

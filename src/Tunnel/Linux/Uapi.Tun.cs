@@ -8,12 +8,14 @@ internal static unsafe partial class Uapi
     public const int IFNAMSIZ = 16;
 
     public const int TUNSETIFF = 0x400454ca;
+    public const int TUNGETIFF = unchecked((int)0x800454d2);
     public const int TUNSETOFFLOAD = 0x400454d0;
     public const int TUNSETVNETHDRSZ = 0x400454d8;
 
     public const int IFF_TUN = 0x0001;
     public const int IFF_NO_PI = 0x1000;
     public const int IFF_VNET_HDR = 0x4000;
+    public const int IFF_PERSIST = 0x0800;
     public const int IFF_MULTI_QUEUE = 0x0100;
 
     public const int TUN_F_CSUM = 0x01;
@@ -24,6 +26,10 @@ internal static unsafe partial class Uapi
 
     public const int TUN_F_UDP_TUNNEL_GSO = 0x080;
     public const int TUN_F_UDP_TUNNEL_GSO_CSUM = 0x100;
+
+    // linux/sockios.h
+    public const int SIOCGIFTXQLEN = 0x8942;
+    public const int SIOCSIFTXQLEN = 0x8943;
 
     public const byte VIRTIO_NET_HDR_F_NEEDS_CSUM = 1;
     public const byte VIRTIO_NET_HDR_F_UDP_TUNNEL_CSUM = 8;
@@ -43,6 +49,9 @@ internal unsafe struct ifreq
 
     [FieldOffset(16)]
     public short ifr_flags;
+
+    [FieldOffset(16)]
+    public int ifr_qlen;
 }
 
 /// <summary>What stands before each packet of a TUN device opened with IFF_VNET_HDR: linux/virtio_net.h. Host byte order.</summary>

@@ -17,6 +17,10 @@ internal static unsafe partial class Uapi
 {
     // bits/socket.h
     public const int MSG_PEEK = 2;
+    public const int SCM_RIGHTS = 1;
+
+    // asm-generic/ioctls.h: close on exec.
+    public const int FIOCLEX = 0x5451;
 
     // linux/uio.h: the most iovecs of one message and the most messages of one call.
     public const int UIO_MAXIOV = 1024;

@@ -33,23 +33,20 @@ internal sealed unsafe class UdpReceiver : IDisposable
     /// <param name="local">The address to receive at, or <see cref="InetAddress.None"/> for every local one.</param>
     /// <param name="port">The port.</param>
     /// <param name="isShared">Whether other workers receive at the same port.</param>
+    /// <param name="inherited">A socket like this one that an earlier process has left, with the packets that have come meanwhile; null for a new one.</param>
     /// <exception cref="DeviceOpenException">It cannot be opened or bound; says why and what to do.</exception>
-    public UdpReceiver(bool isIpv6, InetAddress local, ushort port, bool isShared)
+    public UdpReceiver(bool isIpv6, InetAddress local, ushort port, bool isShared, FileDescriptor? inherited = null)
     {
         _isIpv6 = isIpv6;
-        _descriptor = UdpSocket.Open(isIpv6);
+        _descriptor = inherited ?? UdpSocket.Open(isIpv6);
         _fd = _descriptor.Number;
         try
         {
-            if (isShared)
-            {
-                UdpSocket.Set(_fd, SOL_SOCKET, Uapi.SO_REUSEPORT, 1);
-            }
-
-            UdpSocket.SetBuffers(_fd, BufferSize);
-            UdpSocket.Set(_fd, isIpv6 ? SOL_IPV6 : SOL_IP, isIpv6 ? IPV6_RECVTCLASS : Uapi.IP_RECVTOS, 1);
             CoalescesOnReceive = !Sys.SetOption(_fd, Uapi.SOL_UDP, Uapi.UDP_GRO, 1).IsError;
-            UdpSocket.Bind(_fd, isIpv6, local, port);
+            if (inherited is null)
+            {
+                SetUp(_fd, isIpv6, local, port, isShared);
+            }
         }
         catch
         {
@@ -66,6 +63,18 @@ internal sealed unsafe class UdpReceiver : IDisposable
             message->msg_control = _controls.Address + (i * ControlSize);
             _pieces.Address[i].iov_len = PacketBatch.MaxPacket;
         }
+    }
+
+    private static void SetUp(int fd, bool isIpv6, InetAddress local, ushort port, bool isShared)
+    {
+        if (isShared)
+        {
+            UdpSocket.Set(fd, SOL_SOCKET, Uapi.SO_REUSEPORT, 1);
+        }
+
+        UdpSocket.SetBuffers(fd, BufferSize);
+        UdpSocket.Set(fd, isIpv6 ? SOL_IPV6 : SOL_IP, isIpv6 ? IPV6_RECVTCLASS : Uapi.IP_RECVTOS, 1);
+        UdpSocket.Bind(fd, isIpv6, local, port);
     }
 
     /// <summary>The socket to wait on.</summary>

@@ -12,6 +12,9 @@ internal static unsafe class UnixFiles
     private const ushort SocketMode = 0x1b0; // 0660
     private const ushort DirectoryMode = 0x1ed; // 0755
 
+    /// <summary>The user whose rights this process has: geteuid(2).</summary>
+    public static uint EffectiveUser => geteuid();
+
     /// <summary>
     /// Makes the control socket's file usable for its owner and a group (mode 0660), and gives it to that group where it exists.
     /// The owner is this process's user.

@@ -74,8 +74,9 @@ internal sealed class Daemon : IAsyncDisposable
     public void Configure(string configuration) => File.WriteAllText(ConfigFile, configuration);
 
     /// <summary>Starts it, for the first time or again, and waits for READY (sd_notify(3)).</summary>
+    /// <param name="options">More of its options.</param>
     /// <exception cref="LabException">It ended instead, or was not ready in time.</exception>
-    public async Task<Daemon> StartAsync()
+    public async Task<Daemon> StartAsync(params string[] options)
     {
         string notifyPath = Path.Combine(Host.Directory, Network + ".notify");
         File.Delete(notifyPath);
@@ -83,7 +84,7 @@ internal sealed class Daemon : IAsyncDisposable
         notify.Bind(new UnixDomainSocketEndPoint(notifyPath));
 
         _earlierLogs.Append(_process?.Log);
-        _process = Host.Start(new Dictionary<string, string> { ["NOTIFY_SOCKET"] = notifyPath }, Words());
+        _process = Host.Start(new Dictionary<string, string> { ["NOTIFY_SOCKET"] = notifyPath }, [.. Words(), .. options]);
         using var timer = new CancellationTokenSource(Command.Deadline);
         byte[] message = new byte[4096];
         while (true)

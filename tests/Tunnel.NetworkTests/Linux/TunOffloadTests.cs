@@ -74,7 +74,7 @@ public sealed class TunOffloadTests
         Skip.IfNot(NetnsThread.IsRoot, "needs root");
         using var netns = new NetnsThread("queues");
         netns.Exec("sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1");
-        TunDevice[] queues = netns.Run(() => TunDevice.OpenQueues("tun0", 2));
+        TunDevice[] queues = netns.Run(() => TunDevice.OpenQueues("tun0", 2, InheritedDescriptors.None));
         try
         {
             netns.Ip("addr add 10.9.0.1/24 dev tun0");

@@ -26,6 +26,7 @@ internal sealed class ControlFixture : IAsyncDisposable
             Host.FindLink("tun0")!,
             new PeerStore(ConfigPath, _ => OnSync()),
             Host,
+            Firewall,
             Claims,
             Routing,
             [.. Enumerable.Range(0, workers).Select(_ => new PeerCounters())],
@@ -44,6 +45,8 @@ internal sealed class ControlFixture : IAsyncDisposable
     }
 
     public FakeHostNetwork Host { get; }
+
+    public FakeHostFirewall Firewall { get; } = new();
 
     public FakeClaims Claims { get; }
 

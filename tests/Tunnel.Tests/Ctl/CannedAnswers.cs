@@ -1,3 +1,7 @@
+using Tunnel.Control.Api;
+using Tunnel.Dataplane;
+using Tunnel.TestSupport;
+
 namespace Tunnel.Tests.Ctl;
 
 /// <summary>A network as in docs/tunnelctl.md: the view of vm1, with one peer that works and one whose name does not resolve.</summary>
@@ -33,6 +37,26 @@ internal static class CannedAnswers
     public const string Drops =
         """{"network":{"InnerNotIp":0,"NoRoute":0,"UnknownPeer":2,"KeyMismatch":0},"peers":{"vm2":{"SourceNotInPeerSubnets":3},"vm3":{"NoRoute":0}}}""";
 
+    /// <summary>A packet that was sent, one that was dropped, and one of nobody's; and that some found no room.</summary>
+    public static byte[] Capture()
+    {
+        long time = new DateTime(2026, 1, 2, 10, 0, 0, DateTimeKind.Utc).Ticks;
+        Peer vm2 = Overlay.Peer();
+        var writer = new PcapngWriter("tun0", "tunneld 0.1.0", 262_144);
+        writer.Begin();
+        Add(vm2, false, null, "4500002800004000400600" + "00ac113302ac113402" + "80e818eb" + new string('0', 32), 0);
+        Add(vm2, true, DropReason.SourceNotInPeerSubnets, "4500001c00000000400100" + "00ac116309ac113302" + new string('0', 16), 250);
+        Add(null, true, DropReason.UnknownPeer, "6000000000083a40" + "fd000052000000000000000000000002" + "fd000051000000000000000000000002" + new string('0', 16), 300);
+        writer.AddMissed(7, time);
+        return writer.Take();
+
+        void Add(Peer? peer, bool isReceived, DropReason? reason, string hex, int microseconds)
+        {
+            byte[] bytes = Convert.FromHexString(hex);
+            writer.Add(new CapturedPacket(isReceived, peer, reason, bytes.Length, bytes.Length, time + (microseconds * TimeSpan.TicksPerMicrosecond)), bytes);
+        }
+    }
+
     public static IReadOnlyDictionary<string, (int Status, string Body)> All { get; } = new Dictionary<string, (int Status, string Body)>(StringComparer.Ordinal)
     {
         ["GET /v1/network"] = (200, Network),
@@ -59,6 +83,10 @@ internal static class CannedAnswers
             """,{"step":"overlay route","ok":true,"text":"172.17.53.0/24: peer vm3"},{"step":"peer","ok":false,"text":"endpoint vm3.example.org does not resolve: no answer within 3 s"}]}"""),
         ["POST /v1/peers/vm2/ping"] = (200, """{"peer":"vm2","address":"192.168.40.12","length":84,"rtt-ms":0.214}"""),
         ["POST /v1/peers/vm4/ping?length=1400"] = (200, """{"peer":"vm4","address":"192.168.40.14","length":1400,"rtt-ms":null}"""),
+        ["GET /v1/doctor"] = (200,
+            """[{"check":"ip-forward","severity":"error","peer":null,"finding":"net.ipv4.ip_forward is 0: nothing is forwarded between tun0 and br0","cure":"sysctl -w net.ipv4.ip_forward=1"},""" +
+            """{"check":"blocked","severity":"error","peer":"vm3","finding":"outbound: vm3's packets arrive, and it says that it hears nothing of this host: protocol 47 (GRE) is blocked from here to 192.168.40.13; gre-udp, on both hosts, goes around that","cure":"tunnelctl -n tun0 set-peer vm3 --encapsulation gre-udp"}]"""),
+        ["GET /v1/doctor?peer=vm2"] = (200, "[]"),
         ["POST /v1/reload"] = (200, """{"added":["vm5"],"changed":["vm2"],"removed":[]}"""),
     };
 }

@@ -1,3 +1,5 @@
+using Tunnel.Ctl.Views;
+
 namespace Tunnel.Tests.Ctl;
 
 /// <summary>Each command: the requests that it sends, what it prints, and how it fails.</summary>
@@ -59,6 +61,63 @@ public sealed class CommandTests : IDisposable
     {
         Assert.Equal(1, Run("explain 172.17.51.2 172.17.53.2").ExitCode);
         Assert.Equal(0, Run("explain 172.17.51.2 172.17.52.2").ExitCode);
+    }
+
+    [Fact]
+    public void Doctor_exits_with_4_where_it_found_something()
+    {
+        Assert.Equal(4, Run("doctor").ExitCode);
+        Assert.Equal(new CtlResult(0, "[]\n", ""), Run("--json doctor vm2"));
+        _daemon.Answers["GET /v1/doctor"] = (200, """{"error":"?"}""");
+        Assert.Equal(1, Run("doctor").ExitCode);
+    }
+
+    [Fact]
+    public void Capture_writes_what_the_daemon_sends_and_counts()
+    {
+        CtlResult result = Run("capture -w there.pcapng");
+        Assert.Equal(new CtlResult(0, "", "3 packets captured, 7 not captured: they came too fast\n"), result);
+        Assert.Equal(CannedAnswers.Capture(), _ctl.Written["there.pcapng"].ToArray());
+
+        Assert.Equal("1 packet captured\n", Run("capture -w there.pcapng -c 1").Error);
+        Assert.EndsWith("10:00:00.000300Z in - fd00:52::2 > fd00:51::2: ICMPv6, length 48, dropped: UnknownPeer\n", Run("capture").Output, StringComparison.Ordinal);
+        Assert.Equal(
+            """{"time":"2026-01-02T10:00:00.000000Z","direction":"out","peer":"vm2","source":"172.17.51.2:33000","destination":"172.17.52.2:6379","protocol":"TCP","length":40,"comment":null}""" + "\n",
+            Run("--json capture -c 1").Output);
+    }
+
+    [Fact]
+    public void Capture_that_is_refused_or_no_capture_is_told()
+    {
+        _daemon.Streams.Clear();
+        _daemon.Answers["GET /v1/capture?snaplen=1"] = (400, """{"error":"'1' is not a length here","hint":"20 to 262144 bytes","field":"length"}""");
+        Assert.Equal(new CtlResult(1, "", "tunnelctl: '1' is not a length here (20 to 262144 bytes)\n"), Run("capture --snaplen 1"));
+        _daemon.Streams["GET /v1/capture"] = [1, 2, 3, 4, 255, 255, 255, 255, 0];
+        Assert.Equal(1, Run("capture").ExitCode);
+        _daemon.Streams["GET /v1/capture"] = CannedAnswers.Capture()[..^5];
+        Assert.Equal((0, "3 packets captured\n"), (Run("capture").ExitCode, Run("capture").Error));
+    }
+
+    [Fact]
+    public void Top_shows_what_has_changed_in_a_second_the_busiest_first()
+    {
+        string before = CannedAnswers.Vm2.Replace("15230,\"bytes\":19736412", "15000,\"bytes\":19000000", StringComparison.Ordinal).Replace("\"drops\":3", "\"drops\":1", StringComparison.Ordinal);
+        TopView view = new();
+        view.Start(System.Text.Json.JsonElement.Parse($"[{CannedAnswers.Vm3},{before}]"));
+        StringWriter text = new();
+        view.Draw(new PlainPage(text), System.Text.Json.JsonElement.Parse($"[{CannedAnswers.Vm3},{CannedAnswers.Vm2},{CannedAnswers.Vm4}]"), 2);
+        Assert.Equal(
+            """
+            PEER  STATE    OUT/s  OUT-BIT/s  IN/s  IN-BIT/s  DROPS/s      RTT  LOSS
+            vm2   up         115      2.95M     0         0        1  0.214ms    0%
+            vm3   unknown      0          0     0         0        0        -     -
+            vm4   unknown      0          0     0         0        0        -     -
+
+            """,
+            text.ToString());
+
+        Assert.Equal(2, Run("top -c 2").Output.Split("PEER").Length - 1);
+        Assert.Equal(2, Run("--json top -c 2").Output.Trim().Split('\n').Length);
     }
 
     [Theory]

@@ -35,6 +35,12 @@ internal sealed class CtlHarness : IDisposable
 
     public FakeHost Host { get; } = new();
 
+    /// <summary>What was written to files, by path.</summary>
+    public Dictionary<string, MemoryStream> Written { get; } = new(StringComparer.Ordinal);
+
+    /// <summary>The host's files, by path.</summary>
+    public Dictionary<string, string> Files { get; } = new(StringComparer.Ordinal);
+
     public string this[string variable]
     {
         set => _variables[variable] = value;
@@ -51,6 +57,9 @@ internal sealed class CtlHarness : IDisposable
             Timeout = Timeout,
             Pause = _ => { },
             Host = Host,
+            Wait = (_, _) => { },
+            OpenFile = path => Written[path] = new MemoryStream(),
+            ReadFile = Files.GetValueOrDefault,
             TerminalWidth = TerminalWidth is { } width ? () => width : null,
         });
         return new CtlResult(exitCode, output.ToString(), error.ToString());
@@ -86,6 +95,9 @@ internal sealed class FakeDaemon : IDisposable
     /// <summary>What to answer, by "METHOD PATH".</summary>
     public Dictionary<string, (int Status, string Body)> Answers { get; } = new(CannedAnswers.All, StringComparer.Ordinal);
 
+    /// <summary>Answers that are no text, by "METHOD PATH".</summary>
+    public Dictionary<string, byte[]> Streams { get; } = new(StringComparer.Ordinal) { ["GET /v1/capture"] = CannedAnswers.Capture() };
+
     public IReadOnlyList<SeenRequest> Requests => [.. _requests];
 
     public void Dispose() => ((IDisposable)_app).Dispose();
@@ -96,6 +108,12 @@ internal sealed class FakeDaemon : IDisposable
         string line = $"{context.Request.Method} {context.Features.GetRequiredFeature<IHttpRequestFeature>().RawTarget}";
         _requests.Enqueue(new SeenRequest(
             line, context.Request.Headers.IfNoneMatch.ToString(), context.Request.ContentType ?? "", await reader.ReadToEndAsync()));
+        if (Streams.TryGetValue(line, out byte[]? stream))
+        {
+            await context.Response.Body.WriteAsync(stream);
+            return;
+        }
+
         (int status, string body) = Answers.GetValueOrDefault(line, (404, """{"error":"no such path","hint":null,"field":null}"""));
         context.Response.StatusCode = status;
         if (body.Length > 0)

@@ -22,6 +22,32 @@ public sealed class ReachabilityTests : IDisposable
     }
 
     [Fact]
+    public void Doctor_looks_at_what_can_be_seen_without_a_daemon()
+    {
+        _ctl.Files["/proc/sys/net/ipv4/ip_forward"] = "0\n";
+        _ctl.Files["/proc/sys/net/ipv6/conf/all/forwarding"] = "1\n";
+        _ctl.Files["/proc/misc"] = "126 udmabuf\n200 tun\n";
+        CtlResult result = _ctl.Run("-n", "tun0", "doctor");
+
+        Assert.Equal(3, result.ExitCode);
+        Assert.Equal(
+            """
+            warning: ip-forward
+              finding: net.ipv4.ip_forward is 0: this host forwards nothing between containers and a network
+              cure: sysctl -w net.ipv4.ip_forward=1
+
+            """,
+            result.Output);
+        Assert.Equal($"tunnelctl: no tunneld on {_ctl.SocketPath("tun0")}: there is no such socket ({Start})\n", result.Error);
+
+        _ctl.Files["/proc/sys/net/ipv4/ip_forward"] = "1\n";
+        _ctl.Files["/proc/misc"] = "126 udmabuf\n";
+        Assert.StartsWith("""[{"check":"tun","severity":"warning","peer":null,""", _ctl.Run("--json", "-n", "tun0", "doctor").Output, StringComparison.Ordinal);
+        _ctl.Files.Clear();
+        Assert.Equal("", _ctl.Run("-n", "tun0", "doctor").Output);
+    }
+
+    [Fact]
     public void A_missing_run_directory_means_that_no_daemon_runs()
     {
         CtlResult result = _ctl.Run("--run-dir", "/nonexistent/tunnel", "show");

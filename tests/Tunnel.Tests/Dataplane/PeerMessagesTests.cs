@@ -139,6 +139,44 @@ public sealed class PeerMessagesTests
     }
 
     [Fact]
+    public void What_was_dropped_for_its_key_or_its_source_is_reported_too()
+    {
+        Peer peer = Join("192.168.40.11", "192.168.40.12");
+        byte[] stray = Packets.GrePacket(Packets.UdpPacket("172.17.99.9", "172.17.51.2", []));
+        _one.Receive(Packets.Outer("192.168.40.12", "192.168.40.11", stray));
+        Assert.True(_one.Probes.Unknown[0].TryTake(out Stranger stranger));
+        Assert.Equal(new Stranger(Overlay.Address("192.168.40.12"), false, 0, Overlay.Address("172.17.99.9"), DropReason.SourceNotInPeerSubnets), stranger);
+
+        long now = Environment.TickCount64;
+        Assert.False(peer.Target.HasWrongKey(now));
+        byte[] other = Packets.GrePacket(Packets.UdpPacket("172.17.52.2", "172.17.51.2", []), key: 9);
+        _one.Receive(Packets.Outer("192.168.40.12", "192.168.40.11", other));
+        Assert.True(_one.Probes.Unknown[0].TryTake(out stranger));
+        Assert.Equal(new Stranger(Overlay.Address("192.168.40.12"), true, 9, Overlay.Address("172.17.52.2"), DropReason.KeyMismatch), stranger);
+        Assert.True(peer.Target.HasWrongKey(Environment.TickCount64));
+        Assert.False(peer.Target.HasWrongKey(Environment.TickCount64 + 90_000));
+    }
+
+    [Fact]
+    public void A_question_tells_the_other_end_what_it_hears()
+    {
+        Peer peer = Join("192.168.40.11", "192.168.40.12");
+        Peer other = _two.Routing.Current.Peers[0];
+        Assert.False(other.Target.TryGetHearing(out _, out _));
+
+        Ask(new ProbeRequest(peer, ProbeKind.Echo, 1, EchoMessage.Length));
+        Assert.True(other.Target.TryGetHearing(out Hearing hearing, out _));
+        Assert.Equal(new Hearing(Hearing.Never, false), hearing);
+
+        // The answer was heard.
+        peer.Target.NoteWrongKey(Environment.TickCount64);
+        Ask(new ProbeRequest(peer, ProbeKind.Echo, 2, EchoMessage.Length));
+        Assert.True(other.Target.TryGetHearing(out hearing, out long at));
+        Assert.True(hearing is { Seconds: < 60, HasWrongKey: true });
+        Assert.InRange(Environment.TickCount64 - at, 0, 60_000);
+    }
+
+    [Fact]
     public void Whoever_shares_the_subnet_may_send_from_it_but_not_from_a_longer_prefix_of_another()
     {
         Peer first = Overlay.Peer("first", endpoint: "192.168.40.12");

@@ -23,6 +23,21 @@ public sealed class EchoMessageTests
     }
 
     [Theory]
+    [InlineData("010201ff", 255, false)]
+    [InlineData("01020307", 7, true)]
+    [InlineData("0102fd07", 7, false)] // bits of no meaning yet
+    [InlineData("01020607", null, false)] // without bit 0 nothing is said
+    public void A_question_says_what_its_sender_hears(string head, int? seconds, bool wrongKey)
+    {
+        Assert.True(EchoMessage.TryParse(Convert.FromHexString(head + Question[8..]), out EchoMessage message));
+        Assert.Equal(seconds is int heard ? new Hearing((byte)heard, wrongKey) : null, message.Hearing);
+        if (head[4..6] is "01" or "03")
+        {
+            Assert.Equal(head + Question[8..], Written(message, EchoMessage.Length), ignoreCase: true);
+        }
+    }
+
+    [Theory]
     [InlineData(Question, false, 0)]
     [InlineData(Answer, true, 1500)]
     public void Reads_both_with_and_without_padding(string hex, bool isReply, int length)

@@ -31,6 +31,8 @@ internal sealed record DatapathModel(
     IReadOnlyList<string> Offloads,
     IReadOnlyList<RefusedOffloadModel> Refused);
 
+internal sealed record NatModel(bool Masquerade, bool Forward, string? Table, IReadOnlyList<string> ForwardRules);
+
 internal sealed record NetworkModel(
     string Name,
     string Version,
@@ -40,6 +42,7 @@ internal sealed record NetworkModel(
     UnderlayModel Underlay,
     DatapathModel Datapath,
     IReadOnlyList<string> Subnets,
+    NatModel Nat,
     int Peers,
     Traffic Traffic,
     long Drops,
@@ -104,6 +107,8 @@ internal sealed record ExplanationModel(
 
 internal sealed record PingModel(string Peer, string Address, int Length, double? RttMs);
 
+internal sealed record FindingModel(string Check, string Severity, string? Peer, string Finding, string? Cure);
+
 internal sealed record HealthModel(string Status, IReadOnlyList<string> Problems);
 
 internal sealed record ErrorModel(string Error, string? Hint, string? Field);
@@ -118,6 +123,7 @@ internal sealed record ErrorModel(string Error, string? Hint, string? Field);
 [JsonSerializable(typeof(EventModel))]
 [JsonSerializable(typeof(ExplanationModel))]
 [JsonSerializable(typeof(PingModel))]
+[JsonSerializable(typeof(IReadOnlyList<FindingModel>))]
 [JsonSerializable(typeof(HealthModel))]
 [JsonSerializable(typeof(ErrorModel))]
 [JsonSerializable(typeof(KeyPairModel))]

@@ -96,6 +96,8 @@ internal sealed partial class ControlApi : IAsyncDisposable
         _app.MapDelete("/v1/peers/{name}", DeletePeerAsync);
         _app.MapPost("/v1/peers/{name}/ping", PingAsync);
         _app.MapGet("/v1/explain", ExplainAsync);
+        _app.MapGet("/v1/doctor", DoctorAsync);
+        _app.MapGet("/v1/capture", StreamCaptureAsync);
         _app.MapPost("/v1/reload", ReloadAsync);
     }
 
@@ -163,6 +165,35 @@ internal sealed partial class ControlApi : IAsyncDisposable
     {
         IQueryCollection query = context.Request.Query;
         return WriteAsync(context, _network.Explain(query["source"], query["destination"], query["length"]), ApiJson.Default.ExplanationModel);
+    }
+
+    private async Task StreamCaptureAsync(HttpContext context)
+    {
+        using var ends = CancellationTokenSource.CreateLinkedTokenSource(context.RequestAborted, _app.Lifetime.ApplicationStopping);
+        context.Response.ContentType = "application/x-pcapng";
+        try
+        {
+            IQueryCollection query = context.Request.Query;
+            await _network.CaptureAsync(
+                query["peer"],
+                query["snaplen"],
+                async bytes =>
+                {
+                    await context.Response.Body.WriteAsync(bytes, ends.Token);
+                    await context.Response.Body.FlushAsync(ends.Token);
+                },
+                ends.Token);
+        }
+        catch (OperationCanceledException)
+        {
+            // The watcher has gone, or we stop.
+        }
+    }
+
+    private async Task DoctorAsync(HttpContext context)
+    {
+        IReadOnlyList<FindingModel> findings = await _network.DoctorAsync(context.Request.Query["peer"], context.RequestAborted);
+        await WriteAsync(context, findings, ApiJson.Default.IReadOnlyListFindingModel);
     }
 
     private async Task ReloadAsync(HttpContext context)

@@ -10,10 +10,11 @@ internal static class ConfigReader
     /// <summary>Every key but the peers', by the map that it stands in ("" is the file itself).</summary>
     public static readonly IReadOnlyDictionary<string, string[]> Keys = new Dictionary<string, string[]>(StringComparer.Ordinal)
     {
-        [string.Empty] = ["interface", "underlay", "datapath", "subnets", "control", "peers"],
+        [string.Empty] = ["interface", "underlay", "datapath", "subnets", "nat", "control", "peers"],
         ["interface"] = ["addresses", "mtu", "pmtu-floor"],
         ["underlay"] = ["local", "interface", "encapsulation", "accept", "udp-port", "source-port"],
         ["datapath"] = ["receive", "send", "workers", "pin", "busy-poll"],
+        ["nat"] = ["masquerade", "forward"],
         ["control"] = ["metrics"],
     };
 
@@ -33,6 +34,8 @@ internal static class ConfigReader
         ["workers"] = "datapath",
         ["pin"] = "datapath",
         ["busy-poll"] = "datapath",
+        ["masquerade"] = "nat",
+        ["forward"] = "nat",
         ["metrics"] = "control",
         ["endpoint"] = "peers: {NAME: ...}",
         ["key"] = "peers: {NAME: ...}",
@@ -108,6 +111,9 @@ internal static class ConfigReader
         UnderlayConfig underlay = ReadUnderlay(new MapReader(map.Section("underlay"), scope, "underlay", Keys["underlay"]), scope);
         DatapathConfig datapath = ReadDatapath(new MapReader(map.Section("datapath"), scope, "datapath", Keys["datapath"]));
         new MapReader(map.Section("control"), scope, "control", Keys["control"]).TryRead("metrics", ConfigValues.MetricsAddress, out IPEndPoint? metrics);
+        var nat = new MapReader(map.Section("nat"), scope, "nat", Keys["nat"]);
+        nat.TryReadBoolean("masquerade", out bool masquerade);
+        nat.TryReadBoolean("forward", out bool forward);
         EquatableList<IpPrefix> subnets = [];
         if (!map.IsNothing("subnets"))
             map.TryReadList("subnets", ConfigValues.Subnet, mayBeOne: false, out subnets);
@@ -120,6 +126,7 @@ internal static class ConfigReader
             Datapath = datapath,
             Control = new ControlConfig { Metrics = metrics },
             Subnets = subnets,
+            Nat = map.Has("nat") ? new NatConfig(masquerade, forward) : null,
             Source = scope.Positions,
         };
     }

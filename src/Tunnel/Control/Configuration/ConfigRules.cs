@@ -10,6 +10,19 @@ internal static class ConfigRules
     {
         CheckMtu(network, errors);
         CheckUnderlay(network, errors);
+        CheckNat(network, errors);
+    }
+
+    private static void CheckNat(NetworkConfig network, ConfigErrorList errors)
+    {
+        if (network.Nat is { Masquerade: true } && network.Subnets.Count == 0)
+        {
+            errors.Warn(
+                network.Source.Find("nat.masquerade"),
+                "nat.masquerade",
+                "masquerade does not know this host's containers",
+                "name their subnets: subnets: [172.17.51.0/24]");
+        }
     }
 
     private static void CheckMtu(NetworkConfig network, ConfigErrorList errors)

@@ -26,6 +26,11 @@ internal sealed record ControlConfig
     public IPEndPoint? Metrics { get; init; }
 }
 
+/// <summary>What becomes of the overlay's packets in the host's firewall.</summary>
+/// <param name="Masquerade">Whether packets from the overlay to elsewhere get this host's address as their source.</param>
+/// <param name="Forward">Whether packets from the overlay are let through where Docker's firewall would drop them.</param>
+internal sealed record NatConfig(bool Masquerade, bool Forward);
+
 /// <summary>How the network crosses the underlay.</summary>
 internal sealed record UnderlayConfig
 {
@@ -77,6 +82,9 @@ internal sealed record NetworkConfig
 
     /// <summary>Overlay subnets behind this host. May be empty.</summary>
     public EquatableList<IpPrefix> Subnets { get; init; } = [];
+
+    /// <summary>What becomes of its packets in the host's firewall; null where nothing is said: then sources are kept where somebody else would change them.</summary>
+    public NatConfig? Nat { get; init; }
 
     /// <summary>The peers: the file's in its order, then the stored ones by name, then those that commands added.</summary>
     public EquatableList<PeerConfig> Peers { get; init; } = [];

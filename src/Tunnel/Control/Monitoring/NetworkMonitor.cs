@@ -24,6 +24,9 @@ internal sealed partial class NetworkMonitor : IAsyncDisposable
     private const long StrangerSilence = 600_000;
     private const int MostStrangers = 64;
 
+    // How long what was dropped is remembered for whoever asks, in milliseconds.
+    private const long SightingMemory = 90_000;
+
     private readonly ProbeExchange _probes;
     private readonly Func<NetworkState> _network;
     private readonly Action _wake;
@@ -34,6 +37,7 @@ internal sealed partial class NetworkMonitor : IAsyncDisposable
     private readonly Lock _lock = new();
     private readonly Dictionary<UnderlayTarget, Watched> _peers = [];
     private readonly Dictionary<InetAddress, long> _strangers = [];
+    private readonly Dictionary<(DropReason, InetAddress), (Stranger Stranger, long At)> _sightings = [];
     private readonly Dictionary<ulong, TaskCompletionSource<TimeSpan>> _pings = [];
     private readonly CancellationTokenSource _stop = new();
     private NetworkState? _known;
@@ -75,6 +79,17 @@ internal sealed partial class NetworkMonitor : IAsyncDisposable
         lock (_lock)
         {
             return _peers.GetValueOrDefault(peer.Target)?.Monitor.Health(Now);
+        }
+    }
+
+    /// <summary>What was dropped lately of which people should hear: for each reason and outer source the last packet.</summary>
+    public IReadOnlyList<Sighting> Sightings()
+    {
+        lock (_lock)
+        {
+            TellStrangers();
+            long now = Now;
+            return [.. _sightings.Values.Where(seen => now - seen.At < SightingMemory).Select(seen => new Sighting(seen.Stranger, (now - seen.At) / 1000.0))];
         }
     }
 
@@ -419,22 +434,36 @@ internal sealed partial class NetworkMonitor : IAsyncDisposable
         {
             while (unknown.TryTake(out Stranger stranger))
             {
-                TellStranger(stranger);
+                if (_sightings.Count >= MostStrangers)
+                {
+                    _sightings.Clear();
+                }
+
+                _sightings[(stranger.Reason, stranger.Source)] = (stranger, Now);
+                if (stranger.Reason == DropReason.UnknownPeer)
+                {
+                    TellStranger(stranger);
+                }
             }
         }
+    }
+
+    /// <summary>Whose packet it could be: the peer with its key that has its inner source, or else has its key; null where there is none.</summary>
+    /// <param name="config">The configuration.</param>
+    /// <param name="stranger">A packet of nobody's.</param>
+    public static PeerConfig? PeerLike(NetworkConfig config, Stranger stranger)
+    {
+        PeerConfig? peer = config.FindSubnet(stranger.InnerSource)?.Peer ??
+            (stranger.HasKey ? config.Peers.FirstOrDefault(config => config.Key?.In == stranger.Key) : null);
+        bool hasItsKey = peer?.Key?.In is uint key ? stranger.HasKey && key == stranger.Key : !stranger.HasKey;
+        return hasItsKey ? peer : null;
     }
 
     private void TellStranger(Stranger stranger)
     {
         long now = Now;
-        if (_known is null || (_strangers.TryGetValue(stranger.Source, out long until) && now < until))
-        {
-            return;
-        }
-
-        PeerConfig? peer = _known.Config.FindSubnet(stranger.InnerSource)?.Peer ??
-            (stranger.HasKey ? _known.Config.Peers.FirstOrDefault(config => config.Key?.In == stranger.Key) : null);
-        if (peer is null || (peer.Key?.In is uint key ? !stranger.HasKey || key != stranger.Key : stranger.HasKey))
+        if (_known is null || (_strangers.TryGetValue(stranger.Source, out long until) && now < until) ||
+            PeerLike(_known.Config, stranger) is not PeerConfig peer)
         {
             return;
         }
@@ -467,6 +496,11 @@ internal sealed partial class NetworkMonitor : IAsyncDisposable
 
     [LoggerMessage(Level = LogLevel.Error, Message = "a bug in watching over the peers, will try again")]
     private partial void LogBug(Exception bug);
+
+    /// <summary>A packet that was dropped.</summary>
+    /// <param name="Packet">The packet.</param>
+    /// <param name="AgeSeconds">How long ago, in seconds.</param>
+    internal sealed record Sighting(Stranger Packet, double AgeSeconds);
 
     private sealed class Watched(PeerEntry entry, PeerMonitor monitor, int floor)
     {

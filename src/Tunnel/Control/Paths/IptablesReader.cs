@@ -17,9 +17,10 @@ internal static class IptablesReader
     /// <summary>Reads the base chains of some tables.</summary>
     /// <param name="text">What the program printed.</param>
     /// <param name="label">What goes before the chains' names: iptables.</param>
-    /// <param name="isWanted">Which tables to read.</param>
-    public static IReadOnlyList<NetfilterChain> Read(string text, string label, Func<string, bool> isWanted)
+    /// <param name="protocols">The protocols of packets to read rules for.</param>
+    public static IReadOnlyList<NetfilterChain> Read(string text, string label, IReadOnlyList<byte> protocols)
     {
+        string tool = label == "iptables" ? "iptables-nft" : label;
         var found = new List<NetfilterChain>();
         var numbers = new Dictionary<string, int>(StringComparer.Ordinal);
         var table = new Dictionary<string, NetfilterChain>(StringComparer.Ordinal);
@@ -32,18 +33,16 @@ internal static class IptablesReader
                 table = new Dictionary<string, NetfilterChain>(StringComparer.Ordinal);
                 numbers.Clear();
             }
-            else if (!isWanted(tableName))
-            {
-                continue;
-            }
             else if (line.StartsWith(':'))
             {
                 string[] words = line[1..].Split(' ');
-                var chain = new NetfilterChain($"{label}: chain {words[0]} (table {tableName})")
+                var chain = new NetfilterChain($"{label}: chain {words[0]} (table {tableName})", new ChainPlace(tool, tableName, words[0]))
                 {
                     Table = table,
                     Hook = words is [_, "-", ..] ? null : words[0].ToLowerInvariant(),
                     DropsAtEnd = words is [_, "DROP", ..],
+                    Translates = tableName == "nat",
+                    Priority = PriorityOf(tableName),
                 };
                 table[words[0]] = chain;
                 found.Add(chain);
@@ -54,7 +53,7 @@ internal static class IptablesReader
                 int number = numbers[words[1]] = numbers.GetValueOrDefault(words[1]) + 1;
                 if (table.TryGetValue(words[1], out NetfilterChain? chain))
                 {
-                    foreach (byte protocol in NetfilterChain.Protocols)
+                    foreach (byte protocol in protocols)
                     {
                         if (ReadRule(words, number, table, protocol) is NetfilterRule rule)
                         {
@@ -108,7 +107,7 @@ internal static class IptablesReader
                 case "--comment" when module == "comment":
                     i++;
                     break;
-                case "--sport" or "--dport" when module == "udp":
+                case "--sport" or "--dport" when module is "udp" or "tcp":
                     condition = ReadPorts(argument, asksSource: word == "--sport");
                     i++;
                     break;
@@ -122,7 +121,9 @@ internal static class IptablesReader
                     break;
                 case "--ctstate" or "--state" when module is "conntrack" or "state":
                     // What connection tracking calls invalid is damaged: it is no GRE that either kind of socket would yield, and none that is sent.
-                    condition = Always(argument == "INVALID" ? Truth.No : Truth.Maybe);
+                    condition = Always(
+                        protocol == IpProtocol.Tcp ? argument.Split(',').Contains("NEW") ? Truth.Yes : Truth.No
+                        : argument == "INVALID" ? Truth.No : Truth.Maybe);
                     i++;
                     break;
                 default:
@@ -176,9 +177,24 @@ internal static class IptablesReader
     private static bool IsUnderstood(string module) => module is "comment" or "mark" or "conntrack" or "state" or "tcp" or "udp" or "multiport";
 
     private static bool IsProtocol(string word, byte protocol) =>
-        protocol == IpProtocol.Udp ? word is "udp" or "17" : word is "gre" or "47";
+        protocol switch
+        {
+            IpProtocol.Udp => word is "udp" or "17",
+            IpProtocol.Tcp => word is "tcp" or "6",
+            _ => word is "gre" or "47",
+        };
 
-    // Ports and ranges of ports: 53,4000:4999. Only rules with -p udp have them, among those that are kept.
+    // Where the kernel's own tables have their base chains (nf_ip_hook_priorities); nat's is that of POSTROUTING.
+    private static int PriorityOf(string table) => table switch
+    {
+        "raw" => -300,
+        "mangle" => -150,
+        "nat" => 100,
+        "security" => 50,
+        _ => 0,
+    };
+
+    // Ports and ranges of ports: 53,4000:4999. Only rules with -p udp or -p tcp have them, among those that are kept.
     private static NetfilterCondition ReadPorts(string text, bool asksSource)
     {
         var ranges = new List<(ushort First, ushort Last)>();
@@ -196,7 +212,7 @@ internal static class IptablesReader
 
         return (in OuterPacket packet) =>
         {
-            PortRange ports = asksSource ? packet.SourcePorts : PortRange.Of(packet.DestinationPort);
+            PortRange ports = asksSource ? packet.SourcePorts : packet.DestinationPorts;
             var truth = Truth.No;
             foreach ((ushort first, ushort last) in ranges)
             {
@@ -237,7 +253,7 @@ internal static class IptablesReader
         string name = isBeginning ? text[..^1] : text;
         return (in OuterPacket packet) =>
         {
-            string device = packet.IsReceived == isInput ? packet.LinkName : "";
+            string device = isInput ? packet.InputName : packet.OutputName;
             return (isBeginning ? device.StartsWith(name, StringComparison.Ordinal) : device == name) ? Truth.Yes : Truth.No;
         };
     }

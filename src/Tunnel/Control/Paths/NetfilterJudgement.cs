@@ -10,8 +10,11 @@ namespace Tunnel.Control.Paths;
 internal static class NetfilterJudgement
 {
     /// <summary>Reads rules. What can't be read counts as a rule that applies.</summary>
-    public static NetfilterRuleset Read(NetfilterRules rules)
+    /// <param name="rules">What the tools print.</param>
+    /// <param name="protocols">The protocols of packets to read them for; null for those of outer packets.</param>
+    public static NetfilterRuleset Read(NetfilterRules rules, IReadOnlyList<byte>? protocols = null)
     {
+        protocols ??= NetfilterChain.OuterProtocols;
         var chains = new List<NetfilterChain>();
         var unreadable = new List<string>(rules.Unreadable);
         string compatible = rules.Compatible is string text && !text.Contains("incompatible", StringComparison.Ordinal) &&
@@ -21,7 +24,7 @@ internal static class NetfilterJudgement
         {
             if (rules.Nftables is string nftables)
             {
-                chains.AddRange(NftablesReader.Read(nftables, table => table.StartsWith("ip ", StringComparison.Ordinal) && elsewhere.Contains(table[3..])));
+                chains.AddRange(NftablesReader.Read(nftables, table => table.StartsWith("ip ", StringComparison.Ordinal) && elsewhere.Contains(table[3..]), protocols));
             }
         }
         catch (Exception failure) when (failure is JsonException or InvalidOperationException or FormatException or KeyNotFoundException)
@@ -29,8 +32,8 @@ internal static class NetfilterJudgement
             unreadable.Add($"nftables: what nft printed can't be read ({failure.Message})");
         }
 
-        chains.AddRange(IptablesReader.Read(compatible, "iptables", _ => true));
-        chains.AddRange(IptablesReader.Read(rules.Legacy ?? "", "iptables-legacy", _ => true));
+        chains.AddRange(IptablesReader.Read(compatible, "iptables", protocols));
+        chains.AddRange(IptablesReader.Read(rules.Legacy ?? "", "iptables-legacy", protocols));
         return new NetfilterRuleset(chains, unreadable);
     }
 }

@@ -15,14 +15,18 @@ internal enum Truth
     Yes,
 }
 
-/// <summary>An outer packet of plain GRE or GRE-in-UDP over IPv4 that meets netfilter.</summary>
-/// <param name="IsReceived">Whether this host receives it, rather than send it.</param>
+/// <summary>
+/// A packet over IPv4 that meets netfilter: an outer one of plain GRE or GRE-in-UDP, or an inner one that this host forwards, the first of a TCP
+/// connection.
+/// </summary>
+/// <param name="IsReceived">Whether it comes by <paramref name="LinkName"/>, rather than leave by it.</param>
 /// <param name="Source">Its source.</param>
 /// <param name="Destination">Its destination.</param>
 /// <param name="LinkName">The device that it comes by, or leaves by.</param>
-/// <param name="Protocol">GRE or UDP (<see cref="IpProtocol"/>).</param>
-/// <param name="SourcePorts">The UDP ports of which it has one as source; meaningless for GRE.</param>
-/// <param name="DestinationPort">Its UDP destination port; 0 for GRE.</param>
+/// <param name="Protocol">GRE, UDP or TCP (<see cref="IpProtocol"/>).</param>
+/// <param name="SourcePorts">The ports of which it has one as source; meaningless for GRE.</param>
+/// <param name="DestinationPort">Its UDP destination port; 0 for GRE, and for TCP, where it is not known.</param>
+/// <param name="ForwardedTo">The device that it leaves by, where it comes by one and leaves by another; else empty.</param>
 internal readonly record struct OuterPacket(
     bool IsReceived,
     InetAddress Source,
@@ -30,7 +34,18 @@ internal readonly record struct OuterPacket(
     string LinkName,
     byte Protocol = IpProtocol.Gre,
     PortRange SourcePorts = default,
-    ushort DestinationPort = 0);
+    ushort DestinationPort = 0,
+    string ForwardedTo = "")
+{
+    /// <summary>The device that it comes by; empty where it has none.</summary>
+    public string InputName => IsReceived ? LinkName : "";
+
+    /// <summary>The device that it leaves by; empty where it has none, or none yet.</summary>
+    public string OutputName => ForwardedTo is { Length: > 0 } ? ForwardedTo : IsReceived ? "" : LinkName;
+
+    /// <summary>The ports of which it has one as destination.</summary>
+    public PortRange DestinationPorts => Protocol == IpProtocol.Tcp ? PortRange.Any : PortRange.Of(DestinationPort);
+}
 
 /// <summary>A condition of a rule.</summary>
 internal delegate Truth NetfilterCondition(in OuterPacket packet);
@@ -82,18 +97,32 @@ internal sealed record EffectStep(string What, bool OnlyObserves) : NetfilterSte
 /// <param name="Steps">Its parts.</param>
 internal sealed record NetfilterRule(string Name, IReadOnlyList<NetfilterStep> Steps);
 
+/// <summary>Where a chain is.</summary>
+/// <param name="Tool">The program that changes it: nft, iptables-nft, iptables-legacy.</param>
+/// <param name="Table">Its table, in the tool's words: "inet fw", "nat".</param>
+/// <param name="Chain">Its name.</param>
+internal readonly record struct ChainPlace(string Tool, string Table, string Chain);
+
 /// <summary>A chain of one table.</summary>
 /// <param name="name">How people find it: "nftables: chain input (table inet fw)".</param>
-internal sealed class NetfilterChain(string name)
+/// <param name="place">Where it is.</param>
+internal sealed class NetfilterChain(string name, ChainPlace place)
 {
     private readonly List<NetfilterRule> _greRules = [];
     private readonly List<NetfilterRule> _udpRules = [];
+    private readonly List<NetfilterRule> _tcpRules = [];
+
+    /// <summary>Where it is.</summary>
+    public ChainPlace Place => place;
 
     /// <summary>How people find it.</summary>
     public string Name { get; } = name;
 
-    /// <summary>The protocols that rules are read for, each by itself: so those that concern neither cost nothing later.</summary>
-    public static IReadOnlyList<byte> Protocols { get; } = [IpProtocol.Gre, IpProtocol.Udp];
+    /// <summary>The protocols of outer packets. Rules are read for each by itself: so those that concern neither cost nothing later.</summary>
+    public static IReadOnlyList<byte> OuterProtocols { get; } = [IpProtocol.Gre, IpProtocol.Udp];
+
+    /// <summary>Those, and that of inner packets.</summary>
+    public static IReadOnlyList<byte> AllProtocols { get; } = [.. OuterProtocols, IpProtocol.Tcp];
 
     /// <summary>All chains of the table, by name.</summary>
     public required IReadOnlyDictionary<string, NetfilterChain> Table { get; init; }
@@ -101,15 +130,26 @@ internal sealed class NetfilterChain(string name)
     /// <summary>The hook of a base chain, in nft's words; null for others.</summary>
     public string? Hook { get; set; }
 
+    /// <summary>Whether a base chain is one of those that translate addresses (type nat).</summary>
+    public bool Translates { get; set; }
+
+    /// <summary>A base chain's place among those of its hook: the lowest comes first.</summary>
+    public int Priority { get; set; }
+
     /// <summary>The devices of a base chain at ingress; empty where they are not known.</summary>
     public IReadOnlyList<string> Devices { get; set; } = [];
 
     /// <summary>Whether a base chain drops what reaches its end.</summary>
     public bool DropsAtEnd { get; set; }
 
-    /// <summary>Its rules, but for those that apply to no outer packet of a protocol.</summary>
-    /// <param name="protocol">One of <see cref="Protocols"/>.</param>
-    public List<NetfilterRule> RulesFor(byte protocol) => protocol == IpProtocol.Udp ? _udpRules : _greRules;
+    /// <summary>Its rules, but for those that apply to no packet of a protocol.</summary>
+    /// <param name="protocol">One of <see cref="AllProtocols"/>.</param>
+    public List<NetfilterRule> RulesFor(byte protocol) => protocol switch
+    {
+        IpProtocol.Udp => _udpRules,
+        IpProtocol.Tcp => _tcpRules,
+        _ => _greRules,
+    };
 }
 
 /// <summary>
@@ -120,6 +160,12 @@ internal sealed class NetfilterChain(string name)
 /// </summary>
 internal sealed class NetfilterRuleset(IReadOnlyList<NetfilterChain> baseChains, IReadOnlyList<string> unreadable)
 {
+    /// <summary>How deep chains may jump to one another before that is taken for a mistake: the kernel allows 16, and no circles.</summary>
+    public const int MaxDepth = 64;
+
+    /// <summary>The base chains.</summary>
+    public IReadOnlyList<NetfilterChain> BaseChains => baseChains;
+
     /// <summary>Finds the first thing that may happen to packets of a flow; null where nothing does.</summary>
     /// <returns>One line for people.</returns>
     public string? FindHindrance(UnderlayFlow flow)
@@ -159,9 +205,6 @@ internal sealed class NetfilterRuleset(IReadOnlyList<NetfilterChain> baseChains,
     /// <summary>One packet's way through the chains.</summary>
     private sealed class Walk(OuterPacket packet)
     {
-        // The kernel allows 16, and no circles.
-        private const int MaxDepth = 64;
-
         // Whether the packet is certainly accepted there: chains that were walked without finding a hindrance.
         private readonly Dictionary<NetfilterChain, bool> _known = [];
         private string? _hindrance;

@@ -9,10 +9,10 @@ namespace Tunnel.Control.Paths;
 /// </summary>
 internal sealed class NftablesReader
 {
-    // Headers that an outer packet over IPv4 has not: nft asks for the protocol before it looks at one. UDP is looked at by itself.
+    // Headers that an outer packet over IPv4 has not: nft asks for the protocol before it looks at one. UDP and TCP are looked at by themselves.
     private static readonly HashSet<string> OtherHeaders = new(StringComparer.Ordinal)
     {
-        "tcp", "udplite", "sctp", "dccp", "icmp", "icmpv6", "igmp", "esp", "ah", "comp", "ip6", "arp",
+        "udplite", "sctp", "dccp", "icmp", "icmpv6", "igmp", "esp", "ah", "comp", "ip6", "arp",
     };
 
     private readonly Dictionary<string, Dictionary<string, NetfilterChain>> _tables = new(StringComparer.Ordinal);
@@ -40,13 +40,15 @@ internal sealed class NftablesReader
         InputName,
         OutputName,
         ConntrackState,
+        ConntrackStatus,
     }
 
     /// <summary>Reads the base chains.</summary>
     /// <param name="text">What nft printed.</param>
     /// <param name="isReadElsewhere">Tables to leave out, by "family name".</param>
+    /// <param name="protocols">The protocols of packets to read rules for.</param>
     /// <exception cref="JsonException">It is not what nft prints.</exception>
-    public static IReadOnlyList<NetfilterChain> Read(string text, Func<string, bool> isReadElsewhere)
+    public static IReadOnlyList<NetfilterChain> Read(string text, Func<string, bool> isReadElsewhere, IReadOnlyList<byte> protocols)
     {
         using var document = JsonDocument.Parse(text);
         if (!document.RootElement.TryGetProperty("nftables", out JsonElement list) || list.ValueKind != JsonValueKind.Array)
@@ -69,7 +71,7 @@ internal sealed class NftablesReader
 
         foreach (JsonElement rule in rules)
         {
-            foreach (byte protocol in NetfilterChain.Protocols)
+            foreach (byte protocol in protocols)
             {
                 reader.ReadRule(rule, protocol);
             }
@@ -104,7 +106,7 @@ internal sealed class NftablesReader
             }
 
             string name = Text(chain, "name");
-            table[name] = new NetfilterChain($"nftables: chain {name} (table {tableName})")
+            table[name] = new NetfilterChain($"nftables: chain {name} (table {tableName})", new ChainPlace("nft", tableName, name))
             {
                 Table = table,
                 Hook = chain.TryGetProperty("hook", out _) ? Text(chain, "hook") : null,
@@ -112,6 +114,8 @@ internal sealed class NftablesReader
                     ? [device]
                     : [.. Elements(chain, "dev").Where(dev => dev.ValueKind == JsonValueKind.String).Select(dev => dev.GetString()!)],
                 DropsAtEnd = Text(chain, "policy") == "drop",
+                Translates = Text(chain, "type") == "nat",
+                Priority = chain.TryGetProperty("prio", out JsonElement priority) && priority.TryGetInt32(out int number) ? number : 0,
             };
         }
         else if (item.TryGetProperty("set", out JsonElement set) || item.TryGetProperty("map", out set))
@@ -212,6 +216,8 @@ internal sealed class NftablesReader
                 return new EffectStep(part.Name, OnlyObserves: true);
             case "set" or "map":
                 return new EffectStep($"{part.Name} update", OnlyObserves: true);
+            case "snat" when IsToItself(part.Value):
+                return new EffectStep(NetfilterFate.SnatToItself, OnlyObserves: false);
             case "notrack":
                 // What passes a packet socket is not tracked anyway.
                 return null;
@@ -222,6 +228,12 @@ internal sealed class NftablesReader
         }
     }
 
+    // snat ip to ip saddr: the address stays, and nobody else translates it.
+    private static bool IsToItself(JsonElement translation) =>
+        translation.ValueKind == JsonValueKind.Object && !translation.TryGetProperty("port", out _) &&
+        translation.TryGetProperty("addr", out JsonElement address) && address.ValueKind == JsonValueKind.Object &&
+        address.TryGetProperty("payload", out JsonElement field) && (Text(field, "protocol"), Text(field, "field")) == ("ip", "saddr");
+
     // An extension of iptables, of which nft tells the name at most.
     private static NetfilterStep? ReadExtension(JsonElement extension, byte protocol, bool decidesLater, out bool never)
     {
@@ -229,8 +241,9 @@ internal sealed class NftablesReader
         (string type, string name) = extension.ValueKind == JsonValueKind.Object ? (Text(extension, "type"), Text(extension, "name")) : ("", "");
         switch (type)
         {
-            case "match" when name is "tcp" or "udplite" or "sctp" or "dccp" or "icmp" or "esp" or "ah" ||
-                (name is "udp" or "multiport" && protocol != IpProtocol.Udp):
+            case "match" when name is "udplite" or "sctp" or "dccp" or "icmp" or "esp" or "ah" ||
+                (name == "tcp" && protocol != IpProtocol.Tcp) || (name == "udp" && protocol != IpProtocol.Udp) ||
+                (name == "multiport" && protocol == IpProtocol.Gre):
                 never = true;
                 return null;
             case "match":
@@ -305,7 +318,7 @@ internal sealed class NftablesReader
     {
         bool asksInput = operands.Any(operand => operand.Kind == OperandKind.InputName);
         bool asksOutput = operands.Any(operand => operand.Kind == OperandKind.OutputName);
-        return (in OuterPacket packet) => (packet.IsReceived ? asksOutput : asksInput) && condition(packet) != Truth.No
+        return (in OuterPacket packet) => ((asksOutput && packet.OutputName.Length == 0) || (asksInput && packet.InputName.Length == 0)) && condition(packet) != Truth.No
             ? Truth.Maybe
             : condition(packet);
     }
@@ -400,18 +413,22 @@ internal sealed class NftablesReader
                     ("ip", "saddr") => new Operand(OperandKind.Source),
                     ("ip", "daddr") => new Operand(OperandKind.Destination),
                     ("udp", _) when protocol != IpProtocol.Udp => new Operand(OperandKind.Absent),
-                    ("udp" or "th", "sport") when protocol == IpProtocol.Udp => new Operand(OperandKind.SourcePort),
-                    ("udp" or "th", "dport") when protocol == IpProtocol.Udp => new Operand(OperandKind.DestinationPort),
+                    ("tcp", _) when protocol != IpProtocol.Tcp => new Operand(OperandKind.Absent),
+                    ("udp" or "tcp" or "th", "sport") when protocol != IpProtocol.Gre => new Operand(OperandKind.SourcePort),
+                    ("udp" or "tcp" or "th", "dport") when protocol != IpProtocol.Gre => new Operand(OperandKind.DestinationPort),
                     (string header, _) when OtherHeaders.Contains(header) => new Operand(OperandKind.Absent),
                     _ => default,
                 };
             case "ct":
                 return Text(part.Value, "key") switch
                 {
-                    "state" => new Operand(OperandKind.ConntrackState),
+                    "state" => new Operand(OperandKind.ConntrackState, Protocol: protocol),
+                    "status" when protocol == IpProtocol.Tcp => new Operand(OperandKind.ConntrackStatus),
                     "protocol" => new Operand(OperandKind.Protocol, Protocol: protocol),
                     _ => default,
                 };
+            case "tcp option" when protocol == IpProtocol.Tcp:
+                return default;
             case "tcp option" or "sctp chunk" or "dccp option":
                 return new Operand(OperandKind.Absent);
             case "&" when part.Value.ValueKind == JsonValueKind.Array && part.Value.GetArrayLength() == 2:
@@ -521,6 +538,11 @@ internal sealed class NftablesReader
                 return Always(MatchZero(value));
             case OperandKind.Word:
                 return Always(value.ValueKind != JsonValueKind.String ? Truth.Maybe : value.GetString() == operand.Word ? Truth.Yes : Truth.No);
+            case OperandKind.ConntrackState when operand.Protocol == IpProtocol.Tcp:
+                return Always(value.ValueKind == JsonValueKind.String && value.GetString() == "new" ? Truth.Yes : Truth.No);
+            case OperandKind.ConntrackStatus:
+                // Nothing has been done yet to the first packet of a connection; what publishes ports is not looked at.
+                return Always(Truth.No);
             case OperandKind.ConntrackState:
                 // What connection tracking calls invalid is damaged: it is no GRE that either kind of socket would yield, and none that is sent.
                 return Always(value.ValueKind == JsonValueKind.String && value.GetString() == "invalid" ? Truth.No : Truth.Maybe);
@@ -541,7 +563,7 @@ internal sealed class NftablesReader
         return (in OuterPacket packet) => DeviceOf(packet, isInput) == name ? Truth.Yes : Truth.No;
     }
 
-    private static string DeviceOf(in OuterPacket packet, bool isInput) => packet.IsReceived == isInput ? packet.LinkName : "";
+    private static string DeviceOf(in OuterPacket packet, bool isInput) => isInput ? packet.InputName : packet.OutputName;
 
     private static Truth MatchProtocol(JsonElement value, byte protocol)
     {
@@ -550,7 +572,13 @@ internal sealed class NftablesReader
             case JsonValueKind.Number:
                 return value.TryGetInt64(out long number) && number == protocol ? Truth.Yes : Truth.No;
             case JsonValueKind.String:
-                return (protocol == IpProtocol.Udp ? value.GetString() is "udp" or "17" : value.GetString() is "gre" or "47") ? Truth.Yes : Truth.No;
+                bool isIt = protocol switch
+                {
+                    IpProtocol.Udp => value.GetString() is "udp" or "17",
+                    IpProtocol.Tcp => value.GetString() is "tcp" or "6",
+                    _ => value.GetString() is "gre" or "47",
+                };
+                return isIt ? Truth.Yes : Truth.No;
             case JsonValueKind.Object when value.TryGetProperty("range", out JsonElement range) && range.GetArrayLength() == 2:
                 return range[0].ValueKind == JsonValueKind.Number && range[1].ValueKind == JsonValueKind.Number
                     ? range[0].GetInt64() <= protocol && range[1].GetInt64() >= protocol ? Truth.Yes : Truth.No
@@ -593,7 +621,7 @@ internal sealed class NftablesReader
     private static NetfilterCondition ComparePort(Operand operand, long first, long last)
     {
         bool asksSource = operand.Kind == OperandKind.SourcePort;
-        return (in OuterPacket packet) => (asksSource ? packet.SourcePorts : PortRange.Of(packet.DestinationPort)).IsWithin(first, last);
+        return (in OuterPacket packet) => (asksSource ? packet.SourcePorts : packet.DestinationPorts).IsWithin(first, last);
     }
 
     // A service's name is not looked up.
@@ -657,6 +685,6 @@ internal sealed class NftablesReader
 
     private readonly record struct Operand(OperandKind Kind, string Word = "", byte Protocol = 0)
     {
-        public bool IsConstant => Kind is OperandKind.Protocol or OperandKind.Number or OperandKind.Word or OperandKind.ConntrackState;
+        public bool IsConstant => Kind is OperandKind.Protocol or OperandKind.Number or OperandKind.Word or OperandKind.ConntrackState or OperandKind.ConntrackStatus;
     }
 }

@@ -200,7 +200,7 @@ public class ConfigReaderTests
     {
         {
             "interfaces:\n  mtu: 1400\n",
-            ["tun0.yaml:1:1: unknown key \"interfaces\" in the file (did you mean interface? allowed: interface, underlay, datapath, subnets, control, peers)"]
+            ["tun0.yaml:1:1: unknown key \"interfaces\" in the file (did you mean interface? allowed: interface, underlay, datapath, subnets, nat, control, peers)"]
         },
         {
             "underlay:\n  udp_port: 1\n  interfce: eth0\n  zzz: 1\n",
@@ -210,8 +210,12 @@ public class ConfigReaderTests
                 "tun0.yaml:4:3: unknown key \"zzz\" in underlay (allowed: local, interface, encapsulation, accept, udp-port, source-port)",
             ]
         },
-        { "workers: 2\n", ["tun0.yaml:1:1: unknown key \"workers\" in the file (it belongs under datapath; allowed: interface, underlay, datapath, subnets, control, peers)"] },
-        { "mtu: 1400\n", ["tun0.yaml:1:1: unknown key \"mtu\" in the file (it belongs under interface; allowed: interface, underlay, datapath, subnets, control, peers)"] },
+        { "forward: true\n", ["tun0.yaml:1:1: unknown key \"forward\" in the file (it belongs under nat; allowed: interface, underlay, datapath, subnets, nat, control, peers)"] },
+        { "nat: {masquerade: yes}\n", ["tun0.yaml:1:19: masquerade must be true or false, not \"yes\" (without quotes)"] },
+        { "nat: {forwards: true}\n", ["tun0.yaml:1:7: unknown key \"forwards\" in nat (did you mean forward? allowed: masquerade, forward)"] },
+        { "nat: true\n", ["tun0.yaml:1:6: nat must be a map, not text (keys: masquerade, forward)"] },
+        { "workers: 2\n", ["tun0.yaml:1:1: unknown key \"workers\" in the file (it belongs under datapath; allowed: interface, underlay, datapath, subnets, nat, control, peers)"] },
+        { "mtu: 1400\n", ["tun0.yaml:1:1: unknown key \"mtu\" in the file (it belongs under interface; allowed: interface, underlay, datapath, subnets, nat, control, peers)"] },
         { "interface: {mtu:1400}\n", ["tun0.yaml:1:13: unknown key \"mtu:1400\" in interface (write a space after the colon of mtu:)"] },
         {
             "peers:\n  vm2: {endpont: 192.168.40.12, subnets: [172.17.52.0/24]}\n",
@@ -249,7 +253,7 @@ public class ConfigReaderTests
 
     public static TheoryData<string, string[]> WrongShapes => new()
     {
-        { "just text\n", ["tun0.yaml:1:1: the file must be a map, not text (keys: interface, underlay, datapath, subnets, control, peers)"] },
+        { "just text\n", ["tun0.yaml:1:1: the file must be a map, not text (keys: interface, underlay, datapath, subnets, nat, control, peers)"] },
         { "interface: [1]\n", ["tun0.yaml:1:12: interface must be a map, not a list (keys: addresses, mtu, pmtu-floor)"] },
         { "interface: {mtu: [1400]}\n", ["tun0.yaml:1:18: mtu must be one value, not a list (write the value alone)"] },
         { "interface: {mtu: }\n", ["tun0.yaml:1:13: mtu has no value (give one, or remove it)"] },

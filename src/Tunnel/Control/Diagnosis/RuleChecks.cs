@@ -1,0 +1,135 @@
+using Tunnel.Control.Paths;
+using Tunnel.Dataplane;
+using Tunnel.Wire;
+
+namespace Tunnel.Control.Diagnosis;
+
+/// <summary>Whether a rule of this host's certainly drops what containers send into the network, or are sent from there. IPv4 only.</summary>
+internal sealed class ForwardRulesCheck : ICheck
+{
+    /// <inheritdoc/>
+    public IEnumerable<Finding> Look(Facts facts, IReadOnlyList<Finding> soFar)
+    {
+        var told = new HashSet<string>(StringComparer.Ordinal);
+        foreach ((LinkFacts link, InetAddress container, PeerFacts peer, InetAddress remote) in InnerFlows.Of(facts))
+        {
+            string device = facts.Device.Name;
+            OuterPacket sent = InnerFlows.Packet(container, remote, link.Link.Name, device);
+            OuterPacket received = InnerFlows.Packet(remote, container, device, link.Link.Name);
+            foreach ((OuterPacket packet, string direction) in new[] { (sent, $"into {device}"), (received, $"from {device}") })
+            {
+                NetfilterVerdict? verdict = facts.Rules!.FindDrop(packet with { ForwardedTo = "" }, "prerouting") ?? facts.Rules.FindDrop(packet, "forward", "postrouting");
+                if (verdict is not null && told.Add($"{direction} {verdict.By}"))
+                {
+                    bool isSent = packet == sent;
+                    bool isBefore = verdict.Chain.Hook == "prerouting";
+                    string nft = isSent ? isBefore ? $"ip daddr {Subnet(peer)}" : $"oifname \"{device}\"" : $"iifname \"{device}\"";
+                    string iptables = isSent ? isBefore ? $"-d {Subnet(peer)}" : $"-o {device}" : $"-i {device}";
+                    yield return new Finding(
+                        "forward-rules", Severity.Error, null,
+                        $"{verdict.By} drops what is forwarded {direction}, as from {packet.Source} to {packet.Destination}",
+                        Cures.Accept(verdict.Chain, nft, iptables));
+                }
+            }
+        }
+    }
+
+    private static IpPrefix Subnet(PeerFacts peer) => peer.Entry.Config.Subnets.First(subnet => subnet.Address.IsIpv4);
+}
+
+/// <summary>
+/// Whether packets into the network lose their source: by a rule of this host's, or, as is seen by what arrives, by one of a peer's. IPv4 only.
+/// </summary>
+internal sealed class MasqueradeCheck : ICheck
+{
+    private const string Name = "masquerade";
+    private const double Memory = 30;
+
+    /// <inheritdoc/>
+    public IEnumerable<Finding> Look(Facts facts, IReadOnlyList<Finding> soFar) => [.. LookHere(facts), .. LookThere(facts)];
+
+    private static IEnumerable<Finding> LookHere(Facts facts)
+    {
+        var told = new HashSet<string>(StringComparer.Ordinal);
+        foreach ((LinkFacts link, InetAddress container, PeerFacts _, InetAddress remote) in InnerFlows.Of(facts))
+        {
+            string device = facts.Device.Name;
+            if (facts.Rules!.FindTranslation(InnerFlows.Packet(container, remote, link.Link.Name, device)) is NetfilterVerdict verdict && told.Add(verdict.By))
+            {
+                yield return new Finding(
+                    Name, Severity.Error, null,
+                    $"{verdict.By} gives what containers send into {device} another source, as from {container} to {remote}",
+                    Cures.Accept(verdict.Chain, $"oifname \"{device}\"", $"-o {device}"));
+            }
+        }
+    }
+
+    private static IEnumerable<Finding> LookThere(Facts facts) =>
+        from seen in facts.Sightings
+        where seen.Packet.Reason == DropReason.SourceNotInPeerSubnets && seen.AgeSeconds < Memory && !Facts.IsLinkLocal(seen.Packet.InnerSource)
+        let peer = facts.Peers.FirstOrDefault(peer => peer.Entry.Address == seen.Packet.Source)
+        where peer is not null
+        select new Finding(
+            Name, Severity.Error, peer.Name,
+            $"packets from {peer.Name} with source {seen.Packet.InnerSource} are dropped: that is in none of its subnets here; mostly masquerade on {peer.Name} (tunnelctl doctor there), or a subnet that was forgotten here");
+}
+
+/// <summary>Whether a rule of this host's certainly drops the tunnel's own packets. IPv4 only.</summary>
+internal sealed class OuterRulesCheck : ICheck
+{
+    /// <inheritdoc/>
+    public IEnumerable<Finding> Look(Facts facts, IReadOnlyList<Finding> soFar)
+    {
+        foreach (PeerFacts peer in facts.Peers)
+        {
+            PeerSettings settings = peer.Entry.Peer.Settings;
+            if (facts.Rules is null || peer.Answers || !peer.Entry.Peer.IsReady || !settings.Endpoint.IsIpv4 || facts.FindLink(peer.Path?.LinkIndex ?? 0) is not LinkFacts link)
+            {
+                continue;
+            }
+
+            bool isUdp = settings.UdpPort != 0;
+            byte protocol = isUdp ? IpProtocol.Udp : IpProtocol.Gre;
+            ushort port = isUdp ? (ushort)facts.Config.Underlay.UdpPort : (ushort)0;
+            var received = new OuterPacket(IsReceived: true, settings.Endpoint, settings.Local, link.Link.Name, protocol, PortRange.Any, port);
+            var sent = new OuterPacket(IsReceived: false, settings.Local, settings.Endpoint, link.Link.Name, protocol, PortRange.Any, settings.UdpPort);
+            string what = isUdp ? "GRE-in-UDP" : "protocol 47 (GRE)";
+            if (facts.Rules.FindDrop(received, "prerouting", "input") is NetfilterVerdict input)
+            {
+                (string nft, string iptables) = isUdp ? ($"udp dport {port}", $"-p udp --dport {port}") : ("ip protocol gre", "-p gre");
+                yield return new Finding(
+                    "firewall", Severity.Error, peer.Name, $"{input.By} drops {what} from {settings.Endpoint}: inbound is blocked here",
+                    Cures.Accept(input.Chain, $"ip saddr {settings.Endpoint} {nft}", $"-s {settings.Endpoint} {iptables}"));
+            }
+
+            if (facts.Rules.FindDrop(sent, "output", "postrouting") is NetfilterVerdict output)
+            {
+                (string nft, string iptables) = isUdp ? ($"udp dport {settings.UdpPort}", $"-p udp --dport {settings.UdpPort}") : ("ip protocol gre", "-p gre");
+                yield return new Finding(
+                    "firewall", Severity.Error, peer.Name, $"{output.By} drops {what} to {settings.Endpoint}: outbound is blocked here",
+                    Cures.Accept(output.Chain, $"ip daddr {settings.Endpoint} {nft}", $"-d {settings.Endpoint} {iptables}"));
+            }
+        }
+    }
+}
+
+/// <summary>Pairs of addresses between which containers would talk.</summary>
+internal static class InnerFlows
+{
+    // Rules for single peers are rare, and each flow walks all rules.
+    private const int MostPeers = 32;
+
+    /// <summary>A container's device and address, and a peer with an address behind it. None where the rules are not known.</summary>
+    public static IEnumerable<(LinkFacts Link, InetAddress Container, PeerFacts Peer, InetAddress Remote)> Of(Facts facts) =>
+        from link in facts.Rules is null ? [] : facts.ContainerLinks
+        from own in link.Addresses
+        where own.Address.IsIpv4 && !Facts.IsLinkLocal(own.Address)
+        from peer in facts.Peers.Take(MostPeers)
+        let remote = peer.Entry.Config.Subnets.FirstOrDefault(subnet => subnet.Address.IsIpv4)
+        where !remote.Address.IsNone
+        select (link, Facts.AddressIn(own), peer, Facts.AddressIn(remote));
+
+    /// <summary>The first packet of a connection.</summary>
+    public static OuterPacket Packet(InetAddress source, InetAddress destination, string from, string to) =>
+        new(IsReceived: true, source, destination, from, IpProtocol.Tcp, PortRange.Any, ForwardedTo: to);
+}
