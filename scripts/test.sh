@@ -165,6 +165,7 @@ finds_what_is_wrong() {
 if is_root; then
   export TUNNEL_LAB=tunnel-test
   check "scripts/try-docs.sh" timeout --kill-after=30 900 scripts/try-docs.sh
+  [[ ! ${TUNNEL_PACKAGE-} ]] || check "scripts/try-docs.sh --installed" timeout --kill-after=30 900 scripts/try-docs.sh --installed "$TUNNEL_PACKAGE"
   check "scripts/try-docs.sh finds what is wrong" finds_what_is_wrong
 else
   skip "scripts/try-docs.sh" "needs root"

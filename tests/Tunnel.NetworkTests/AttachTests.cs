@@ -49,7 +49,7 @@ public sealed class AttachTests(ITestOutputHelper output)
         string pid = $"{container.Pid}";
         (await InAsync(
             vm1, pid, "sh", "-c",
-            "ip link add eth0 type dummy && ip addr add 172.30.0.2/24 dev eth0 && ip link set eth0 up && ip route add default via 172.30.0.1")).Succeeded();
+            "ip link add eth0 type bridge && ip addr add 172.30.0.2/24 dev eth0 && ip link set eth0 up && ip route add default via 172.30.0.1")).Succeeded();
 
         (await daemon.CtlAsync("attach", pid, "172.17.51.100/24")).Succeeded();
         JsonNode second = await daemon.CtlJsonAsync("attach", $"/proc/{pid}/ns/net", "fd17:51::101/64", "--bridge", "br0", "--interface", "overlay0");
