@@ -61,7 +61,7 @@ internal sealed class Attachment(IHost host, Action<TimeSpan> pause)
             if (there != length || (interfaceName is not null && interfaceName != name))
                 throw new Failure(ExitCode.Failed, $"{target} has {address}/{there} at {name} already", $"first tunnelctl detach {target} {address}");
 
-            RunBatch(enter, Routes(reached, gateway, name, mtuOfTunnel), target);
+            RunBatch(enter, $"link set {name} up\n" + Routes(reached, gateway, name, mtuOfTunnel), target);
             return new Attached(name, $"{address}/{length}", bridgeName, gateway.ToString(), reached, WasThere: true);
         }
 
@@ -85,12 +85,13 @@ internal sealed class Attachment(IHost host, Action<TimeSpan> pause)
         Must(host.Run(["ip", "link", "add", outside, "mtu", mtu, "type", "veth", "peer", "name", inside, "mtu", mtu, "netns", netns]), $"an interface {inside} can't be made in {target}");
         try
         {
+            // Whoever finds the address finds the rest done, too.
+            Must(host.Run(["ip", "link", "set", outside, "master", bridgeName, "up"]), $"{bridgeName} does not take {outside}");
             string nodad = address.AddressFamily == AddressFamily.InterNetworkV6 ? " nodad" : "";
             RunBatch(
                 enter,
                 $"link set {inside} alias \"{Alias}\"\naddr add {address}/{length} dev {inside}{nodad}\nlink set {inside} up\n",
                 target);
-            Must(host.Run(["ip", "link", "set", outside, "master", bridgeName, "up"]), $"{bridgeName} does not take {outside}");
             RunBatch(enter, Routes(reached, gateway, inside, mtuOfTunnel), target);
         }
         catch (Failure)

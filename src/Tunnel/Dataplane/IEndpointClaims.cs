@@ -80,6 +80,11 @@ public interface IEndpointClaims : IDisposable
     /// <exception cref="IOException">The claim can't be made for lack of something (descriptors); the message names the cure.</exception>
     void Claim(UdpPortClaim claim);
 
+    /// <summary>Whether another network receives something between two addresses, and so knows keys of its own there.</summary>
+    /// <param name="local">This host's underlay address.</param>
+    /// <param name="endpoint">The other host's.</param>
+    bool IsShared(InetAddress local, InetAddress endpoint);
+
     /// <summary>Gives a port back; what is not held is ignored.</summary>
     void Release(UdpPortClaim claim);
 }

@@ -186,6 +186,16 @@ internal sealed class NamespaceLocks : IEndpointClaims
     }
 
     /// <inheritdoc/>
+    public bool IsShared(InetAddress local, InetAddress endpoint)
+    {
+        lock (_gate)
+        {
+            HashSet<string> own = [.. _claims.Keys.Select(NameOf)];
+            return NamespaceLock.FindNames(PrefixOf(local, endpoint)).Any(name => !own.Contains(name));
+        }
+    }
+
+    /// <inheritdoc/>
     /// <remarks>
     /// Takes its own name first and looks for others that overlap afterwards: of two that do so at once, both may be refused, but never
     /// none.
@@ -246,8 +256,10 @@ internal sealed class NamespaceLocks : IEndpointClaims
     public static string NameOf(EndpointClaim claim)
     {
         string key = claim.Key is uint number ? number.ToString() : "none";
-        return $"tunneld-claim/{Text(claim.Local)},{Text(claim.Endpoint)},{key}";
+        return PrefixOf(claim.Local, claim.Endpoint) + key;
     }
+
+    private static string PrefixOf(InetAddress local, InetAddress endpoint) => $"tunneld-claim/{Text(local)},{Text(endpoint)},";
 
     /// <summary>The name of a port's lock.</summary>
     public static string NameOf(UdpPortClaim claim) => $"{PortPrefix}{Text(claim.Local)},{claim.Port}";

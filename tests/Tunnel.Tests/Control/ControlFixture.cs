@@ -168,6 +168,8 @@ internal sealed class FakeClaims : IEndpointClaims
 
     public void Release(UdpPortClaim claim) => Ports.Remove(claim);
 
+    public bool IsShared(InetAddress local, InetAddress endpoint) => Foreign.Any(claim => claim.Local == local && claim.Endpoint == endpoint);
+
     public void Dispose()
     {
     }

@@ -121,6 +121,7 @@ internal sealed class Doctor(NetworkState state, NetworkParts parts, NetworkMoni
             HostAnswers = await reached,
             HeardSeconds = heard == 0 ? null : (now - heard) / 1000.0,
             IsDaemon = target.Abilities.IsHeard,
+            IsShared = parts.Claims.IsShared(entry.Peer.Settings.Local, entry.Address),
             Hearing = target.TryGetHearing(out Hearing hearing, out long at) && now - at < HearingMemory ? hearing : null,
             WrongKeySeconds = target.WrongKeyAt > heard && now - target.WrongKeyAt < WrongKeyMemory ? (now - target.WrongKeyAt) / 1000.0 : null,
         };

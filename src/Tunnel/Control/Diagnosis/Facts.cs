@@ -43,6 +43,9 @@ internal sealed record PeerFacts(PeerEntry Entry, PeerHealth? Health)
     /// <summary>How long ago a packet came from its endpoint with another key, in seconds; null where none came lately, or where good ones came since.</summary>
     public double? WrongKeySeconds { get; init; }
 
+    /// <summary>Whether another network of this host has a peer at the same endpoint: every raw socket gets that one's packets as well, with its keys.</summary>
+    public bool IsShared { get; init; }
+
     /// <summary>The way to it; null where there is none.</summary>
     public HostPath? Path { get; init; }
 

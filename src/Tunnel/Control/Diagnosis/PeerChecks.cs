@@ -138,7 +138,7 @@ internal sealed class KeyCheck : ICheck
     /// <inheritdoc/>
     public IEnumerable<Finding> Look(Facts facts, IReadOnlyList<Finding> soFar)
     {
-        foreach (PeerFacts peer in facts.Peers.Where(peer => !peer.Answers))
+        foreach (PeerFacts peer in facts.Peers.Where(peer => !peer.Answers && !peer.IsShared))
         {
             GreKeys? keys = peer.Entry.Config.Key;
             if (peer.WrongKeySeconds is double seconds)
@@ -148,7 +148,7 @@ internal sealed class KeyCheck : ICheck
                 string came = seen is not Stranger packet ? "another key" : packet.HasKey ? $"key {packet.Key}" : "no key";
                 yield return new Finding(
                     Name, Severity.Error, peer.Name,
-                    $"packets from {peer.Entry.Address} come with {came}, the last {seconds:0} s ago; expected is {(keys is GreKeys own ? $"key {own.In}" : "none")}",
+                    $"packets from {peer.Entry.Address} come with {came}, the last {seconds:0} s ago; expected is {(keys is GreKeys own ? $"key {own.In}" : "none")}: change it on one of the two hosts",
                     seen is Stranger known ? CureOf(facts, peer, keys, known) : null);
             }
             else if (peer.Hearing is { HasWrongKey: true })

@@ -84,6 +84,9 @@ public sealed class ChecksTests
         Finding key = Assert.Single(Judge(peer => peer with { WrongKeySeconds = 2, HeardSeconds = 100 }, Seen("192.168.40.12", DropReason.KeyMismatch, key: 9)));
         Assert.Equal("edit /etc/tunnel/tun0.yaml: peers: {vm2: {key: {in: 9, out: 2}}}; then: tunnelctl -n tun0 reload", key.Cure);
         Assert.StartsWith("packets from 192.168.40.12 come with key 9, the last 2 s ago; expected is key 1", key.Text, StringComparison.Ordinal);
+
+        // Another network of this host has a peer there: its keys are none of ours.
+        Assert.DoesNotContain(Judge(peer => peer with { WrongKeySeconds = 2, HeardSeconds = 100, IsShared = true }), finding => finding.Check == "key");
         Assert.Contains("they have key 2", Assert.Single(Judge(peer => peer with { HeardSeconds = 1, Hearing = new Hearing(255, true) })).Text, StringComparison.Ordinal);
     }
 
