@@ -4,6 +4,7 @@ using Tunnel.Control;
 using Tunnel.Control.Configuration;
 using Tunnel.Control.Monitoring;
 using Tunnel.Dataplane;
+using Tunnel.Wire;
 using Tunnel.TestSupport;
 
 namespace Tunnel.Tests.Control;
