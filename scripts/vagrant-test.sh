@@ -26,11 +26,13 @@ trap cleanup EXIT
 "${vagrant[@]}" up
 
 on() { "${vagrant[@]}" ssh "$1" --command "$2" 2>/dev/null | tr -d '\r'; }
-# expect MACHINE COMMAND PATTERN
+# expect MACHINE COMMAND PATTERN   until it is so: emulated machines take their time
 expect() {
-  local said
-  said=$(on "$1" "$2") || true
-  [[ $said =~ $3 ]] || die "on $1, $2 said:"$'\n'"$said"
+  local said='' deadline=$((SECONDS + 180))
+  until [[ $said =~ $3 ]]; do
+    ((SECONDS < deadline)) || die "on $1, $2 said:"$'\n'"$said"
+    said=$(on "$1" "$2") || true
+  done
   say "$1: $2: as expected"
 }
 expect vm1 "sudo tunnelctl show vm2" "state: up"
@@ -40,6 +42,7 @@ expect vm1 "sudo tunnelctl show" "underlay: gre from 192.168.40.11"
 expect vm2 "sudo tunnelctl explain 172.17.52.2 172.17.51.2" "sent to peer vm1"
 expect vm2 "sudo docker run --rm tunnel-redis redis-cli -h 172.17.51.2 get greeting" "written by a container of vm2"
 # The package's service survives a restart, and the peers with it.
-expect vm1 "sudo systemctl restart tunneld@tun0 && sudo tunnelctl routes" "172.17.52.0/24 +vm2 +[0-9]+ +yes"
+on vm1 "sudo systemctl restart tunneld@tun0" || die "vm1: the service did not start again"
+expect vm1 "sudo tunnelctl routes" "172.17.52.0/24 +vm2 +[0-9]+ +yes"
 expect vm2 "sudo docker run --rm tunnel-redis redis-cli -h 172.17.51.2 get greeting" "written by a container of vm2"
 say "passed"
