@@ -4,8 +4,8 @@ using Tunnel.Control;
 using Tunnel.Control.Configuration;
 using Tunnel.Control.Monitoring;
 using Tunnel.Dataplane;
-using Tunnel.Wire;
 using Tunnel.TestSupport;
+using Tunnel.Wire;
 
 namespace Tunnel.Tests.Control;
 
