@@ -26,8 +26,11 @@ interface:
 underlay:
   local: $underlay
 subnets: [$subnet]
+# Docker lets nothing of another device to its containers unless this is said.
+nat: {forward: true}
 YAML
-systemctl enable --now tunneld@tun0
+systemctl enable tunneld@tun0
+systemctl restart tunneld@tun0
 
 # Docker's bridge gets this host's subnet, and the tunnel's MTU. An emulated machine's first answer may take longer than tunnelctl waits.
 mkdir -p /etc/docker
@@ -37,6 +40,5 @@ done
 printf '%s\n' "${settings:?tunneld does not answer}" >/etc/docker/daemon.json
 # Docker wants AppArmor's programs where the kernel has AppArmor, and Debian only recommends them.
 { installed docker.io && installed apparmor; } || get docker.io apparmor
-iptables --policy FORWARD ACCEPT
 systemctl restart docker
 say "containers are in $subnet"

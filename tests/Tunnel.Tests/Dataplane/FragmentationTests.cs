@@ -312,7 +312,9 @@ public sealed class FragmentationTests
             {
                 _vm2.Underlay.Enqueue(new ReceivedPacket(sent.IsFragment ? Datagram(whole.Dequeue(), port) : sent.Bytes)
                 {
-                    Reception = Reception.UdpSocket, SegmentSize = sent.SegmentSize, Source = _to1.Settings.Endpoint,
+                    Reception = Reception.UdpSocket,
+                    SegmentSize = sent.SegmentSize,
+                    Source = _to1.Settings.Endpoint,
                 });
             }
 

@@ -28,8 +28,9 @@ public sealed class FuzzTests
     // Less than IPv6 needs, so that there are outer fragments, too.
     private const int LeastGmtu = 1000;
 
-    // The runtime's own bookkeeping may show; a single byte for each packet would be ten times as much.
-    private const long MostAllocated = PerShardAndWay / 10;
+    // The runtime's own bookkeeping may show: a collection for another test ends a thread's allocation context, whose 8 KiB then count. A single byte
+    // for each packet would be twice as much.
+    private const long MostAllocated = PerShardAndWay / 2;
 
     [Fact]
     public void Every_packet_ends_in_delivery_or_a_named_drop()
