@@ -119,6 +119,14 @@ make_full() {
   local root=$work/full program=$1 directory file framework
   directory=$(dirname "$(readlink -f "$program")")
   mkdir -p "$root/tunneld" "$root/dotnet/shared"
+
+  # What the package installs has its runtime beside it.
+  if [[ -e $directory/libcoreclr.so ]]; then
+    cp "$directory"/* "$root/tunneld/"
+    mapfile -t needs < <(libraries "$directory/tunneld" "$directory"/*.so | grep -v lttng)
+    pack_full
+    return
+  fi
   for file in "$directory"/*.dll "$directory"/tunneld.*.json "$directory/tunneld"; do cp "$file" "$root/tunneld/"; done
   cp -R "$DOTNET_ROOT/host" "$root/dotnet/"
   for framework in Microsoft.NETCore.App Microsoft.AspNetCore.App; do
@@ -127,6 +135,11 @@ make_full() {
     cp -R "$DOTNET_ROOT/shared/$framework/$file" "$root/dotnet/shared/$framework/$file"
   done
   mapfile -t needs < <(libraries "$directory/tunneld" "$root"/dotnet/shared/*/*/*.so | grep -v lttng)
+  pack_full
+}
+
+# With the variables of make_full.
+pack_full() {
   add_files "$root" "${needs[@]}"
   pack "$root" "$work/full.cpio"
   cat "$work/base.cpio" "$work/full.cpio" >"$work/both.cpio"

@@ -25,6 +25,8 @@ internal static partial class Daemon
     // sizeof(sun_path) less the final zero: unix(7).
     private const int LongestSocketPath = 107;
 
+    // For what is on its way to peers, and from them: they may send what a raw socket can't receive until they hear of it.
+    private static readonly TimeSpan TellTime = TimeSpan.FromMilliseconds(50);
     private static readonly TimeSpan SettleTime = TimeSpan.FromSeconds(2);
 
     /// <summary>Serves a network until SIGTERM or SIGINT; SIGHUP reloads.</summary>
@@ -140,11 +142,12 @@ internal static partial class Daemon
         }
 
         signals.OnReload(() => ReloadOnSignalAsync(network, notify, log));
-        notify.Ready($"network {config.Name}, {config.Peers.Count} peers");
-        LogReady(log, config.Name, device.Index, config.Peers.Count);
 
         // Should this process be killed, the next one goes on all the same.
         Store(threads, notify);
+        notify.Ready($"network {config.Name}, {config.Peers.Count} peers");
+        LogReady(log, config.Name, device.Index, config.Peers.Count);
+
         using var stopping = new CancellationTokenSource();
         Task settling = SettleAsync(threads, stopping.Token);
         Task watchdog = ServeWatchdogAsync(notify, health, log, stopping.Token);
@@ -168,7 +171,10 @@ internal static partial class Daemon
         {
             network.LeaveHost(withFirewall: handover is not null || SdNotify.IsRestarting());
             Store(threads, notify);
+            await paths.StopAsync();
             threads.KeepPackets();
+            network.Monitor.TellRawAbilities();
+            await Task.Delay(TellTime, CancellationToken.None);
         }
 
         return handover;

@@ -21,7 +21,6 @@ internal sealed class PacketThreads : IDisposable
     private readonly TunDevice[] _queues;
     private readonly Worker[] _workers;
     private readonly KernelSegmenter? _segmenter;
-    private bool _keepsPackets;
 
     /// <summary>Opens device and sockets; <see cref="Start"/> starts the workers.</summary>
     /// <param name="config">The configuration to start with.</param>
@@ -116,17 +115,24 @@ internal sealed class PacketThreads : IDisposable
         }
     }
 
-    /// <summary>Lets what comes once the workers have stopped wait in the device and in the sockets, for a next process to read.</summary>
-    public void KeepPackets() => _keepsPackets = true;
+    /// <summary>
+    /// Lets what comes once the workers have stopped wait in the device and in the sockets, for a next process to read. They go on until then, with raw
+    /// sockets: a packet ring lies in this process's memory.
+    /// </summary>
+    public void KeepPackets()
+    {
+        if (!Underlay.HasRoom)
+        {
+            Underlay.MakeRoom(true);
+            _queues[0].QueueLength += WaitingRoom;
+        }
+
+        Underlay.UsePaths(UnderlayPath.Raw, UnderlayPath.Raw);
+    }
 
     /// <summary>Stops the workers, then closes sockets and device.</summary>
     public void Dispose()
     {
-        if (_keepsPackets)
-        {
-            MakeRoom();
-        }
-
         foreach (Worker? worker in _workers)
         {
             worker?.Dispose();
@@ -136,18 +142,6 @@ internal sealed class PacketThreads : IDisposable
         Underlay?.Dispose();
         _segmenter?.Dispose();
         Array.ForEach(_queues, queue => queue.Dispose());
-    }
-
-    private void MakeRoom()
-    {
-        if (!Underlay.HasRoom)
-        {
-            Underlay.MakeRoom(true);
-            _queues[0].QueueLength += WaitingRoom;
-        }
-
-        // A next process goes on with them: a ring lies in this one's memory.
-        Underlay.UsePaths(UnderlayPath.Raw, UnderlayPath.Raw);
     }
 
     // Where the kernel does not let us, packets are cut here.

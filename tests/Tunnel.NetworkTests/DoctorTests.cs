@@ -103,13 +103,12 @@ public sealed class DoctorTests(ITestOutputHelper output)
         Assert.Empty(await LookAsync(one));
     }
 
-    [SkippableTheory]
-    [InlineData("iptables-nft -t nat -A POSTROUTING -s 172.17.51.0/24 ! -o br0 -j MASQUERADE", "iptables-nft -t nat -I POSTROUTING -o tun0 -j ACCEPT")]
-    [InlineData(
-        "nft add table ip my; nft add chain ip my post '{ type nat hook postrouting priority 100; }'; nft add rule ip my post oifname != \"br0\" masquerade",
-        "nft insert rule ip my post oifname \"tun0\" accept")]
-    public async Task MasqueradeIsFoundWhereItIsDoneAndWhereItArrives(string rules, string cure)
+    // Ahead of the network's own table, which keeps sources from what comes at the usual priority.
+    [SkippableFact]
+    public async Task MasqueradeIsFoundWhereItIsDoneAndWhereItArrives()
     {
+        const string Rules = "nft add table ip my; nft add chain ip my post '{ type nat hook postrouting priority 80; }'; nft add rule ip my post oifname != \"br0\" masquerade";
+        const string Cure = "nft insert rule ip my post oifname \"tun0\" accept";
         await using Lab lab = await Lab.CreateAsync(output);
         (Vm vm1, Vm vm2) = (lab.Hosts[0], lab.Hosts[1]);
 
@@ -117,12 +116,12 @@ public sealed class DoctorTests(ITestOutputHelper output)
         string Peers(Vm peer) => peer.PeerEntry().Replace($", {peer.Overlay(4)}/32", "", StringComparison.Ordinal);
         Daemon one = await vm1.StartDaemonAsync(vm1.Configuration(Peers(vm2)));
         Daemon two = await vm2.StartDaemonAsync(vm2.Configuration(Peers(vm1)));
-        (await vm1.ShellAsync(rules)).Succeeded();
+        (await vm1.ShellAsync(Rules)).Succeeded();
 
         Assert.Equal(0, (await vm1.Container.PingAsync(vm2.ContainerAddress(4))).Received);
         JsonNode there = await FindAsync(two, "masquerade", "vm1", "with source 10.0.201.1 are dropped");
         Assert.Null(there["cure"]);
-        await FindAndCureAsync(one, "masquerade", null, "gives what containers send into tun0 another source", cure);
+        await FindAndCureAsync(one, "masquerade", null, "gives what containers send into tun0 another source", Cure);
         Assert.Equal(3, (await vm1.Container.PingAsync(vm2.ContainerAddress(4))).Received);
     }
 

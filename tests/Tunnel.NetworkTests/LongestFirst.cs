@@ -2,8 +2,8 @@ using Tunnel.NetworkTests;
 using Tunnel.NetworkTests.Interop;
 using Xunit.Abstractions;
 
-// Much of the time is spent on waiting: two classes at the same time keep two processors busy, and more of them would take each other's time.
-[assembly: CollectionBehavior(MaxParallelThreads = 2)]
+// Much of the time is spent on waiting: four classes at the same time keep two processors busy.
+[assembly: CollectionBehavior(MaxParallelThreads = 4)]
 [assembly: TestCollectionOrderer("Tunnel.NetworkTests." + nameof(LongestFirst), "Tunnel.NetworkTests")]
 
 namespace Tunnel.NetworkTests;
@@ -13,7 +13,7 @@ public sealed class LongestFirst : ITestCollectionOrderer
 {
     private static readonly string[] First =
     [
-        .. ((Type[])[typeof(KernelVmTests), typeof(DecoderTests), typeof(OpenVSwitchTests), typeof(DockerTests), typeof(NatTests), typeof(PeerChangeTests), typeof(MonitorTests), typeof(OuterHeaderTests),
+        .. ((Type[])[typeof(KernelVmTests), typeof(DoctorTests), typeof(PackageTests), typeof(DecoderTests), typeof(OpenVSwitchTests), typeof(DockerTests), typeof(NatTests), typeof(PeerChangeTests), typeof(MonitorTests), typeof(OuterHeaderTests),
             typeof(FragmentTests)]).Select(type => type.FullName!),
     ];
 

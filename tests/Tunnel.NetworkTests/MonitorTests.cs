@@ -75,16 +75,20 @@ public sealed class MonitorTests(ITestOutputHelper output)
         (Vm vm1, Vm vm2) = (lab.Hosts[0], lab.Hosts[1]);
         Daemon[] daemons = await lab.StartMeshAsync(outer, (_, _) => [$"encapsulation: {encapsulation}"]);
         await lab.Switch.IpAsync("link set port1 mtu 1290\nlink set port2 mtu 1290");
-        await PingLargeAsync(vm1);
         await Poll.UntilAsync(
             "the path MTU is found at both ends",
-            async () => (await PeerAsync(daemons[0], vm2))["path-mtu"]!.GetValue<int>() == 1290 && (await PeerAsync(daemons[1], vm1))["path-mtu"]!.GetValue<int>() == 1290,
+            async () =>
+            {
+                // Who sends nothing large looks once a minute only.
+                await Task.WhenAll(PingLargeAsync(vm1, vm2), PingLargeAsync(vm2, vm1));
+                return (await PeerAsync(daemons[0], vm2))["path-mtu"]!.GetValue<int>() == 1290 && (await PeerAsync(daemons[1], vm1))["path-mtu"]!.GetValue<int>() == 1290;
+            },
             async () => (await PeerAsync(daemons[0], vm2)).ToJsonString());
-        PingResult ping = await PingLargeAsync(vm1);
+        PingResult ping = await PingLargeAsync(vm1, vm2);
         Assert.True(ping.Received == 5, $"{ping.Result}\n{await daemons[0].GetAsync("/v1/drops")}\n{await daemons[1].GetAsync("/v1/drops")}");
         Assert.Equal(0, await daemons[0].DropsAsync("ExceedsGmtu"));
 
-        Task<PingResult> PingLargeAsync(Vm vm) => vm.Container.PingAsync(vm2.ContainerAddress(6), 5, "-s", "1232");
+        static Task<PingResult> PingLargeAsync(Vm from, Vm to) => from.Container.PingAsync(to.ContainerAddress(6), 5, "-s", "1232");
     }
 
     [SkippableFact]

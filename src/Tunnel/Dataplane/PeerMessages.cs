@@ -95,6 +95,11 @@ internal sealed class PeerMessages
             question.Write(Body(peer, length));
             Send(peer, length);
         }
+        else if (request.Kind == ProbeKind.RawAbilities)
+        {
+            new AbilitiesMessage(Abilities.TcpSuperPackets, IsQuestion: false).Write(Body(peer, AbilitiesMessage.Length));
+            Send(peer, AbilitiesMessage.Length);
+        }
         else
         {
             PeerSettings settings = peer.Settings;

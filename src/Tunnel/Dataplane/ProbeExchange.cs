@@ -13,6 +13,9 @@ public enum ProbeKind
     /// protocol type 0 and nothing the peer would have to understand. Plain GRE over IPv4 only.
     /// </summary>
     ReturnPacket,
+
+    /// <summary>No question: an <see cref="AbilitiesMessage"/> that says what a raw socket can receive.</summary>
+    RawAbilities,
 }
 
 /// <summary>A question that the control plane wants sent.</summary>

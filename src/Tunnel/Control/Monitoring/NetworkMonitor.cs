@@ -93,6 +93,22 @@ internal sealed partial class NetworkMonitor : IAsyncDisposable
         }
     }
 
+    /// <summary>
+    /// Tells the peers that run this program what a raw socket can receive, because none else will for a while: super-packets of datagrams would be lost.
+    /// </summary>
+    public void TellRawAbilities()
+    {
+        lock (_lock)
+        {
+            foreach (Peer peer in _peers.Values.Select(watched => watched.Entry.Peer).Where(peer => peer.Target is { UdpPort: 0, Abilities.IsHeard: true }))
+            {
+                _probes.Requests.TryAdd(new ProbeRequest(peer, ProbeKind.RawAbilities, Token: 0, Length: 0));
+            }
+        }
+
+        _wake();
+    }
+
     /// <summary>Asks a peer's daemon once, beside the questions of the watch.</summary>
     /// <param name="peer">Whom to ask.</param>
     /// <param name="length">How long the question is as an inner packet, in bytes.</param>

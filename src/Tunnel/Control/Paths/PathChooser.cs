@@ -108,10 +108,16 @@ internal sealed partial class PathChooser : IAsyncDisposable
     public void Changed() => Note(() => _peersChanged = true);
 
     /// <summary>Stops deciding; the ways stay as they are.</summary>
-    public async ValueTask DisposeAsync()
+    public async Task StopAsync()
     {
         await _stop.CancelAsync();
         await _running;
+    }
+
+    /// <inheritdoc/>
+    public async ValueTask DisposeAsync()
+    {
+        await StopAsync();
         lock (_gate)
         {
             _wake.Dispose();
