@@ -2,8 +2,8 @@ using Tunnel.NetworkTests;
 using Tunnel.NetworkTests.Interop;
 using Xunit.Abstractions;
 
-// Much of the time is spent on waiting: four classes at the same time keep two processors busy.
-[assembly: CollectionBehavior(MaxParallelThreads = 4)]
+// Much of the time is spent on waiting: three classes at the same time keep two processors busy.
+[assembly: CollectionBehavior(MaxParallelThreads = 3)]
 [assembly: TestCollectionOrderer("Tunnel.NetworkTests." + nameof(LongestFirst), "Tunnel.NetworkTests")]
 
 namespace Tunnel.NetworkTests;
