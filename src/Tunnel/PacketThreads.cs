@@ -138,7 +138,6 @@ internal sealed class PacketThreads : IDisposable
             worker?.Dispose();
         }
 
-
         Underlay?.Dispose();
         _segmenter?.Dispose();
         Array.ForEach(_queues, queue => queue.Dispose());

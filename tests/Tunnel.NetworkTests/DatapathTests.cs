@@ -266,8 +266,7 @@ public sealed class DatapathTests(ITestOutputHelper output)
     {
         _dropsBefore = await DeviceDropsAsync(lab);
         string extra = $"  encapsulation: {encapsulation}\ndatapath: {{receive: {datapath}, send: {datapath}, workers: {workers}}}\n";
-        return await Task.WhenAll(lab.Hosts.Select(host => host.StartDaemonAsync(host.Configuration(
-            string.Concat(lab.Hosts.Where(peer => peer != host).Select(peer => peer.PeerEntry(outer))), outer, underlayExtra: extra))));
+        return await lab.StartMeshAsync(outer, underlayExtra: extra);
     }
 
     // What the underlay's devices have dropped, of hosts and switch, each by name.

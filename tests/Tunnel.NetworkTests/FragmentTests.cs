@@ -139,7 +139,6 @@ public sealed class FragmentTests(ITestOutputHelper output)
         }
 
         string extra = $"  encapsulation: {encapsulation}\ndatapath: {{receive: {datapath}, send: {datapath}}}\n";
-        return await Task.WhenAll(lab.Hosts.Select(host => host.StartDaemonAsync(host.Configuration(
-            string.Concat(lab.Hosts.Where(peer => peer != host).Select(peer => peer.PeerEntry(outer))), outer, underlayExtra: extra))));
+        return await lab.StartMeshAsync(outer, underlayExtra: extra);
     }
 }

@@ -17,8 +17,7 @@ public sealed class HandoverTests(ITestOutputHelper output)
         await using Lab lab = await Lab.CreateAsync(output);
         (Vm vm1, Vm vm2) = (lab.Hosts[0], lab.Hosts[1]);
         string extra = $"  encapsulation: {encapsulation}\ndatapath: {{receive: {receive}, workers: {workers}}}\n";
-        Daemon[] daemons = await Task.WhenAll(lab.Hosts.Select(host => host.StartDaemonAsync(host.Configuration(
-            string.Concat(lab.Hosts.Where(peer => peer != host).Select(peer => peer.PeerEntry(4))), underlayExtra: extra))));
+        Daemon[] daemons = await lab.StartMeshAsync(underlayExtra: extra);
         string device = await DeviceAsync(vm2);
 
         await using UdpFlow there = await UdpFlow.StartAsync(vm1.Container, vm2.Container, vm2.ContainerAddress(4), burst: 10);

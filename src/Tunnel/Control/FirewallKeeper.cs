@@ -37,16 +37,14 @@ internal sealed partial class FirewallKeeper : IAsyncDisposable
     private readonly IHostFirewall _firewall;
     private readonly string _device;
     private readonly string _name;
-    private readonly EventStream _events;
     private readonly TimeProvider _time;
     private readonly ILogger _log;
-    private readonly RepairBackoff _backoff;
+    private readonly RepairReport _report;
     private readonly CancellationTokenSource _stop = new();
     private readonly SemaphoreSlim _wake = new(0, 1);
     private readonly Lock _gate = new();
 
     // Under the gate.
-    private readonly HashSet<string> _told = new(StringComparer.Ordinal);
     private readonly HashSet<string> _ruled = new(StringComparer.Ordinal);
     private NatConfig? _nat;
     private IReadOnlyList<IpPrefix>? _overlay;
@@ -73,10 +71,9 @@ internal sealed partial class FirewallKeeper : IAsyncDisposable
         _firewall = firewall;
         _device = network;
         _name = $"tunnel_{network}";
-        _events = events;
         _time = time;
         _log = log;
-        _backoff = new RepairBackoff(time);
+        _report = new RepairReport(new RepairBackoff(time), events, log);
     }
 
     /// <summary>What is in force. Waits for nothing.</summary>
@@ -246,7 +243,7 @@ internal sealed partial class FirewallKeeper : IAsyncDisposable
 
         _isFailing = problems.Exists(problem => problem.StartsWith(Failed, StringComparison.Ordinal));
         Volatile.Write(ref _view, new FirewallView(hasTable ? FullName : null, ruled, problems));
-        TellNewProblems(problems);
+        _report.TellNewProblems(problems);
     }
 
     // Whether the table is there and as wanted.
@@ -272,7 +269,7 @@ internal sealed partial class FirewallKeeper : IAsyncDisposable
                 return true;
             }
 
-            if (!MayRestore($"table {FullName}"))
+            if (!_report.MayRestore($"table {FullName}", ref _again))
             {
                 problems.Add($"somebody keeps changing the table {FullName}; it will be put back later");
                 return false;
@@ -289,7 +286,7 @@ internal sealed partial class FirewallKeeper : IAsyncDisposable
         // Others are busy; whether the table is still as it was written is not known.
         if (_written is null)
         {
-            LookIn(WhileOthersAreBusy);
+            _again = _again < WhileOthersAreBusy ? _again : WhileOthersAreBusy;
         }
 
         return true;
@@ -341,7 +338,7 @@ internal sealed partial class FirewallKeeper : IAsyncDisposable
             return;
         }
 
-        if (_ruled.Contains(program) && !MayRestore($"rule {_name} in {Docker} of {program}"))
+        if (_ruled.Contains(program) && !_report.MayRestore($"rule {_name} in {Docker} of {program}", ref _again))
         {
             problems.Add($"forward: somebody keeps deleting the rule {_name} in {Docker} of {program}; it will be put back later");
             return;
@@ -423,21 +420,6 @@ internal sealed partial class FirewallKeeper : IAsyncDisposable
     private bool Mentions(string rule) =>
         rule.Contains($"-i {_device} ", StringComparison.Ordinal) || rule.Contains($"-o {_device} ", StringComparison.Ordinal);
 
-    private bool MayRestore(string thing)
-    {
-        if (_backoff.MayRepair(thing, out TimeSpan wait))
-        {
-            _events.Publish("restored", detail: thing);
-            LogRestored(thing, _backoff.Repairs(thing));
-            return true;
-        }
-
-        LookIn(wait);
-        return false;
-    }
-
-    private void LookIn(TimeSpan wait) => _again = _again is null || wait < _again ? wait : _again;
-
     private void RemoveAll()
     {
         var problems = new List<string>();
@@ -449,21 +431,7 @@ internal sealed partial class FirewallKeeper : IAsyncDisposable
             }
         });
         RemoveRules();
-        TellNewProblems(problems);
-    }
-
-    private void TellNewProblems(List<string> problems)
-    {
-        foreach (string problem in problems)
-        {
-            if (_told.Add(problem))
-            {
-                LogProblem(problem);
-                _events.Publish("problem", detail: problem);
-            }
-        }
-
-        _told.IntersectWith(problems);
+        _report.TellNewProblems(problems);
     }
 
     private static void Attempt(List<string> problems, Action step)
@@ -477,12 +445,6 @@ internal sealed partial class FirewallKeeper : IAsyncDisposable
             problems.Add($"{Failed}{refused.Message}");
         }
     }
-
-    [LoggerMessage(Level = LogLevel.Warning, Message = "put back what something else removed: {Thing} (time {Repairs})")]
-    private partial void LogRestored(string thing, int repairs);
-
-    [LoggerMessage(Level = LogLevel.Warning, Message = "{Problem}")]
-    private partial void LogProblem(string problem);
 
     [LoggerMessage(Level = LogLevel.Warning, Message = "changes of nftables can't be followed, so the network's table is looked at every 10 seconds: {Reason}")]
     private partial void LogBlind(string reason);

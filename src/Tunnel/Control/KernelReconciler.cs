@@ -1,4 +1,3 @@
-using Microsoft.Extensions.Logging;
 using Tunnel.Dataplane;
 using Tunnel.Wire;
 
@@ -14,13 +13,10 @@ internal sealed record KernelState(int Mtu, IReadOnlyList<IpPrefix> Addresses, I
 /// Makes the host look like the wanted <see cref="KernelState"/> and keeps it so. Only routes with our protocol number on our
 /// device, and addresses that were added here, are ever changed or removed. Not thread-safe: its owner serialises.
 /// </summary>
-internal sealed partial class KernelReconciler
+internal sealed class KernelReconciler
 {
     /// <summary>The rtm_protocol of our routes (rtnetlink(7)): a number that nobody else uses; packaging/ gives it the name "tunnel".</summary>
     public const byte RouteProtocol = 147;
-
-    // The kernel's own, where it makes any: fe80::/10 (RFC 4291 section 2.5.6).
-    private static readonly IpPrefix LinkLocal = new(new InetAddress((UInt128)0xfe80 << 112), 10);
 
     // What IPv6 gives a route without a metric, and shows in dumps (IP6_RT_PRIO_USER).
     private const uint DefaultIpv6Metric = 1024;
@@ -28,36 +24,29 @@ internal sealed partial class KernelReconciler
     private readonly IHostNetwork _host;
     private readonly int _link;
     private readonly string _device;
-    private readonly EventStream _events;
-    private readonly RepairBackoff _backoff;
-    private readonly ILogger _log;
+    private readonly RepairReport _report;
     private readonly HashSet<IpPrefix> _ownAddresses = [];
     private readonly HashSet<IpPrefix> _installedRoutes = [];
     private readonly Dictionary<IpPrefix, string> _routeProblems = [];
     private readonly List<string> _problems = [];
-    private readonly HashSet<string> _told = new(StringComparer.Ordinal);
     private bool _wasUp;
     private KernelState _wanted = new(0, [], new Dictionary<IpPrefix, int>());
 
     /// <summary>Takes charge of a device.</summary>
     /// <param name="host">The host's kernel.</param>
     /// <param name="device">The device, which exists.</param>
-    /// <param name="events">Where repairs are told.</param>
-    /// <param name="backoff">When to put back what others delete.</param>
-    /// <param name="log">The log.</param>
-    public KernelReconciler(IHostNetwork host, HostLink device, EventStream events, RepairBackoff backoff, ILogger log)
+    /// <param name="report">Says when to put back what others delete, and tells it.</param>
+    public KernelReconciler(IHostNetwork host, HostLink device, RepairReport report)
     {
         _host = host;
         _link = device.Index;
         _device = device.Name;
-        _events = events;
-        _backoff = backoff;
-        _log = log;
+        _report = report;
     }
 
-    /// <summary>Takes charge of the addresses that the device has: an earlier process of this network has added them.</summary>
+    /// <summary>Takes charge of the addresses that the device has, but for the kernel's own: an earlier process of this network has added them.</summary>
     /// <exception cref="HostNetworkException">The kernel refused.</exception>
-    public void AdoptAddresses() => _ownAddresses.UnionWith(_host.GetAddresses(_link).Where(address => !LinkLocal.Contains(address.Address)));
+    public void AdoptAddresses() => _ownAddresses.UnionWith(_host.GetAddresses(_link).Where(address => !IpPrefix.Ipv6LinkLocal.Contains(address.Address)));
 
     /// <summary>What keeps the device from being as wanted, for people; empty where all is well.</summary>
     public IReadOnlyList<string> Problems => _problems;
@@ -244,39 +233,10 @@ internal sealed partial class KernelReconciler
     }
 
     // A thing that was never there is simply made; one that was there has been taken away by somebody.
-    private bool MayRestore(string thing, bool wasThere, ref TimeSpan? again)
-    {
-        if (!wasThere)
-        {
-            return true;
-        }
+    private bool MayRestore(string thing, bool wasThere, ref TimeSpan? again) => !wasThere || _report.MayRestore(thing, ref again, place: $" on {_device}");
 
-        if (_backoff.MayRepair(thing, out TimeSpan wait))
-        {
-            _events.Publish("restored", detail: $"{thing} on {_device}");
-            LogRestored(thing, _device, _backoff.Repairs(thing));
-            return true;
-        }
-
-        again = again is null || wait < again ? wait : again;
-        return false;
-    }
-
-    // A problem is logged when it appears, not at every look.
-    private void TellNewProblems()
-    {
-        string[] now = [.. _problems, .. _routeProblems.Select(problem => $"no route for {problem.Key}: {problem.Value}")];
-        foreach (string problem in now)
-        {
-            if (_told.Add(problem))
-            {
-                LogProblem(problem);
-                _events.Publish("problem", detail: problem);
-            }
-        }
-
-        _told.IntersectWith(now);
-    }
+    private void TellNewProblems() =>
+        _report.TellNewProblems([.. _problems, .. _routeProblems.Select(problem => $"no route for {problem.Key}: {problem.Value}")]);
 
     private HostRoute NewRoute(IpPrefix prefix, int mtu) =>
         new(prefix, _link, RouteProtocol, prefix.Address.IsIpv4 ? 0 : DefaultIpv6Metric, mtu);
@@ -305,10 +265,4 @@ internal sealed partial class KernelReconciler
             _problems.Add(refused.Message);
         }
     }
-
-    [LoggerMessage(Level = LogLevel.Warning, Message = "put back what something else removed: {Thing} on {Device} (time {Repairs})")]
-    private partial void LogRestored(string thing, string device, int repairs);
-
-    [LoggerMessage(Level = LogLevel.Warning, Message = "{Problem}")]
-    private partial void LogProblem(string problem);
 }

@@ -57,7 +57,7 @@ internal sealed partial class NetworkController : IAsyncDisposable
         _log = log;
         _preparation = new PeerPreparation(parts.Host, parts.Device.Index, parts.NetworkCounters.Length);
         _claims = new ClaimSet(parts.Claims);
-        _kernel = new KernelReconciler(parts.Host, parts.Device, parts.Events, new RepairBackoff(parts.Time), log);
+        _kernel = new KernelReconciler(parts.Host, parts.Device, new RepairReport(new RepairBackoff(parts.Time), parts.Events, log));
         _firewall = new FirewallKeeper(parts.Firewall, parts.Device.Name, parts.Events, parts.Time, log);
         _offloads = new OffloadReport(parts.Offloads, parts.Events, log);
         _ecn = new EcnReport(parts.Time, log);
@@ -96,9 +96,7 @@ internal sealed partial class NetworkController : IAsyncDisposable
         NetworkState next = Prepare(Wanted, names);
         _claims.Replace(next);
         _parts.Reception.Accept(next.AcceptsGre, next.AcceptsGreUdp);
-        _parts.Routing.Current = next.ToSnapshot();
-        onRouting?.Invoke();
-        TimeSpan? again = Enact(next);
+        TimeSpan? again = Enact(next, onRouting);
         _firewall.Start();
         _following = FollowHostAsync(again);
         _resolving = ResolveNamesAsync();
@@ -463,9 +461,10 @@ internal sealed partial class NetworkController : IAsyncDisposable
     }
 
     // Publishes to the packet threads and the firewall first and routes afterwards, so that no packet is led to where nobody knows it.
-    private TimeSpan? Enact(NetworkState next)
+    private TimeSpan? Enact(NetworkState next, Action? onRouting = null)
     {
         _parts.Routing.Current = next.ToSnapshot();
+        onRouting?.Invoke();
         _firewall.Apply(next.Config);
         TimeSpan? again = _kernel.Apply(next.ToKernelState());
         Publish(next);

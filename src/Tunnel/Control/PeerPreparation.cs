@@ -14,9 +14,6 @@ internal sealed class PeerPreparation(IHostNetwork host, int tunIndex, int worke
     private const int UsualUnderlayMtu = 1500;
     private const int LargestIpPacket = 65_535;
 
-    // fe80::/10 (RFC 4291 section 2.5.6): good for one link only, and of no use as a source towards an endpoint.
-    private static readonly IpPrefix LinkLocal = new(new InetAddress((UInt128)0xfe80 << 112), 10);
-
     /// <summary>
     /// Resolves the names among some peers' endpoints. It may take as long as <paramref name="patience"/> says, so nobody should be kept
     /// waiting for it; may be called from any thread.
@@ -134,7 +131,7 @@ internal sealed class PeerPreparation(IHostNetwork host, int tunIndex, int worke
         }
 
         return host.FindLink(name) is HostLink link
-            ? host.GetAddresses(link.Index).Select(prefix => prefix.Address).Where(own => !LinkLocal.Contains(own))
+            ? host.GetAddresses(link.Index).Select(prefix => prefix.Address).Where(own => !IpPrefix.Ipv6LinkLocal.Contains(own))
             : [];
     }
 

@@ -115,9 +115,6 @@ internal sealed class InheritedDescriptors : IDisposable
     /// <summary>None.</summary>
     public static InheritedDescriptors None => new([]);
 
-    /// <summary>Whether there are any that nobody has taken.</summary>
-    public bool IsEmpty => _byName.Count == 0;
-
     /// <summary>The name of a descriptor.</summary>
     /// <param name="kind">What it is: letters and digits.</param>
     /// <param name="worker">Whose it is.</param>

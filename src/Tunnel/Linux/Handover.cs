@@ -1,4 +1,5 @@
 using System.Net.Sockets;
+using System.Text;
 
 namespace Tunnel.Linux;
 
@@ -119,7 +120,7 @@ internal sealed class Handover : IDisposable
         try
         {
             int count = await connection.ReceiveAsync(bytes, timeout.Token);
-            return System.Text.Encoding.UTF8.GetString(bytes, 0, count);
+            return Encoding.UTF8.GetString(bytes, 0, count);
         }
         catch (OperationCanceledException) when (!cancellationToken.IsCancellationRequested)
         {

@@ -117,8 +117,6 @@ internal sealed class HostUnderlay : IUnderlayPaths, IUnderlayReception, IUnderl
         }
     }
 
-    private IEnumerable<RawGreSocket> RawSockets => _workers.SelectMany(worker => new[] { worker.Raw4, worker.Raw6 }).OfType<RawGreSocket>();
-
     /// <inheritdoc/>
     public void UsePaths(UnderlayPath receive, UnderlayPath send)
     {
@@ -183,6 +181,8 @@ internal sealed class HostUnderlay : IUnderlayPaths, IUnderlayReception, IUnderl
             sender?.Dispose();
         }
     }
+
+    private IEnumerable<RawGreSocket> RawSockets => _workers.SelectMany(worker => new[] { worker.Raw4, worker.Raw6 }).OfType<RawGreSocket>();
 
     private static void Try(Action open)
     {

@@ -65,18 +65,6 @@ internal sealed unsafe class UdpReceiver : IDisposable
         }
     }
 
-    private static void SetUp(int fd, bool isIpv6, InetAddress local, ushort port, bool isShared)
-    {
-        if (isShared)
-        {
-            UdpSocket.Set(fd, SOL_SOCKET, Uapi.SO_REUSEPORT, 1);
-        }
-
-        UdpSocket.SetBuffers(fd, BufferSize);
-        UdpSocket.Set(fd, isIpv6 ? SOL_IPV6 : SOL_IP, isIpv6 ? IPV6_RECVTCLASS : Uapi.IP_RECVTOS, 1);
-        UdpSocket.Bind(fd, isIpv6, local, port);
-    }
-
     /// <summary>The socket to wait on.</summary>
     public int Descriptor => _fd;
 
@@ -117,6 +105,18 @@ internal sealed unsafe class UdpReceiver : IDisposable
 
     /// <summary>Closes the socket.</summary>
     public void Dispose() => _descriptor.Dispose();
+
+    private static void SetUp(int fd, bool isIpv6, InetAddress local, ushort port, bool isShared)
+    {
+        if (isShared)
+        {
+            UdpSocket.Set(fd, SOL_SOCKET, Uapi.SO_REUSEPORT, 1);
+        }
+
+        UdpSocket.SetBuffers(fd, BufferSize);
+        UdpSocket.Set(fd, isIpv6 ? SOL_IPV6 : SOL_IP, isIpv6 ? IPV6_RECVTCLASS : Uapi.IP_RECVTOS, 1);
+        UdpSocket.Bind(fd, isIpv6, local, port);
+    }
 
     private msghdr* Message(int index) => (msghdr*)(_messages.Address + index);
 

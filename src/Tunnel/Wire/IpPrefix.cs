@@ -5,6 +5,9 @@ namespace Tunnel.Wire;
 /// <param name="Length">Prefix length in bits: 0 to 32 for IPv4, 0 to 128 for IPv6.</param>
 public readonly record struct IpPrefix(InetAddress Address, int Length) : IComparable<IpPrefix>
 {
+    /// <summary>fe80::/10, the addresses that IPv6 gives every link (RFC 4291 section 2.5.6).</summary>
+    public static readonly IpPrefix Ipv6LinkLocal = new(new InetAddress((UInt128)0xfe80 << 112), 10);
+
     /// <summary>The longest prefix of the address's family: 32 or 128.</summary>
     public int MaxLength => Address.IsIpv4 ? 32 : 128;
 

@@ -49,8 +49,7 @@ public sealed class DecoderTests(ITestOutputHelper output)
         await using Background tcpdump = await CaptureAsync(vm2, file);
         string extra = $"  encapsulation: {encapsulation}\ndatapath: {{receive: {datapath}, send: {datapath}}}\n";
         string[] keys = [.. options.Split(", ", StringSplitOptions.RemoveEmptyEntries), "keepalive: 200ms"];
-        Daemon[] daemons = await Task.WhenAll(lab.Hosts.Select(host => host.StartDaemonAsync(host.Configuration(
-            string.Concat(lab.Hosts.Where(peer => peer != host).Select(peer => peer.PeerEntry(outer, keys))), outer, underlayExtra: extra))));
+        Daemon[] daemons = await lab.StartMeshAsync(outer, (_, _) => keys, extra);
         await Poll.UntilAsync("keepalives are answered", async () => (await daemons[0].GetAsync("/v1/peers/vm2"))["state"]!.GetValue<string>() == "up");
         foreach (int inner in new[] { 4, 6 })
         {

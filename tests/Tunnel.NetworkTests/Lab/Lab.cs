@@ -92,11 +92,13 @@ internal sealed partial class Lab : IAsyncDisposable
     /// <summary>Starts one daemon on each host, all at the same time, each with all the others as peers.</summary>
     /// <param name="outer">The IP version of the underlay addresses in use.</param>
     /// <param name="options">More of each peer's keys: (host whose configuration it is, the peer) to `key: value`.</param>
-    public Task<Daemon[]> StartMeshAsync(int outer = 4, Func<Vm, Vm, string[]>? options = null) =>
+    /// <param name="underlayExtra">More lines under `underlay:`, each with its newline.</param>
+    public Task<Daemon[]> StartMeshAsync(int outer = 4, Func<Vm, Vm, string[]>? options = null, string underlayExtra = "") =>
         Task.WhenAll(Hosts.Select(host =>
             host.StartDaemonAsync(host.Configuration(
                 string.Concat(Hosts.Where(peer => peer != host).Select(peer => peer.PeerEntry(outer, options?.Invoke(host, peer) ?? []))),
-                outer))));
+                outer,
+                underlayExtra: underlayExtra))));
 
     /// <summary>Ends all daemons, removes the namespaces and the files.</summary>
     public async ValueTask DisposeAsync()

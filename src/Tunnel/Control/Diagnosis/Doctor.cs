@@ -27,7 +27,6 @@ internal sealed class Doctor(NetworkState state, NetworkParts parts, NetworkMoni
 
     // What a peer said longer ago than it pauses between two questions holds no more. In milliseconds.
     private const long HearingMemory = 75_000;
-    private const long WrongKeyMemory = 90_000;
 
     // In the order in which causes are told; those that explain a peer's silence come before the one that looks for what is left.
     private static readonly ICheck[] Checks =
@@ -123,7 +122,7 @@ internal sealed class Doctor(NetworkState state, NetworkParts parts, NetworkMoni
             IsDaemon = target.Abilities.IsHeard,
             IsShared = parts.Claims.IsShared(entry.Peer.Settings.Local, entry.Address),
             Hearing = target.TryGetHearing(out Hearing hearing, out long at) && now - at < HearingMemory ? hearing : null,
-            WrongKeySeconds = target.WrongKeyAt > heard && now - target.WrongKeyAt < WrongKeyMemory ? (now - target.WrongKeyAt) / 1000.0 : null,
+            WrongKeySeconds = target.HasWrongKey(now) && target.WrongKeyAt > heard ? (now - target.WrongKeyAt) / 1000.0 : null,
         };
     }
 

@@ -135,7 +135,7 @@ internal sealed record Facts
 
     /// <summary>Whether an address is good for one link only (fe80::/10, 169.254.0.0/16).</summary>
     public static bool IsLinkLocal(InetAddress address) =>
-        address.IsIpv4 ? address.Ipv4 >> 16 == 0xa9fe : address.Bits >> 118 == 0xfe80 >> 6;
+        address.IsIpv4 ? address.Ipv4 >> 16 == 0xa9fe : IpPrefix.Ipv6LinkLocal.Contains(address);
 
     private bool IsUnderlay(LinkFacts link) =>
         Peers.Any(peer => peer.Path?.LinkIndex == link.Link.Index || link.Addresses.Any(own => own.Address == peer.Entry.Peer.Settings.Local)) ||

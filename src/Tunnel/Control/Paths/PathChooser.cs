@@ -445,18 +445,18 @@ internal sealed partial class PathChooser : IAsyncDisposable
         foreach (TargetState state in rules is null ? Enumerable.Empty<TargetState>() : _targets.Values)
         {
             state.IsHindered = false;
-            UnderlayTarget target = state.Peer.Target;
-            var flow = new UnderlayFlow(state.Peer.Settings.Local, target.Endpoint, state.Hop?.LinkName ?? "", target.UdpPort, _sourcePorts);
-            string? policy = XfrmJudgement.FindHindrance(rules!.Xfrm, flow);
             if (state.Hop is not HostNextHop hop)
             {
                 continue;
             }
 
+            UnderlayTarget target = state.Peer.Target;
+            var flow = new UnderlayFlow(state.Peer.Settings.Local, target.Endpoint, hop.LinkName, target.UdpPort, _sourcePorts);
             if (IsUdp(target))
             {
                 // Its sockets need no telling, and concern no other peer.
-                state.IsHindered = policy is not null || rules.Netfilter.FindHindrance(flow) is not null;
+                state.IsHindered =
+                    XfrmJudgement.FindHindrance(rules!.Xfrm, flow) is not null || rules.Netfilter.FindHindrance(flow) is not null;
                 continue;
             }
 
@@ -466,7 +466,7 @@ internal sealed partial class PathChooser : IAsyncDisposable
             }
 
             // An IPsec policy concerns the sending to its own peer only; but nobody can tell packet sockets to leave out one sender.
-            if (policy is not null)
+            if (XfrmJudgement.FindHindrance(rules!.Xfrm, flow) is string policy)
             {
                 state.IsHindered = true;
                 Add(policy);
