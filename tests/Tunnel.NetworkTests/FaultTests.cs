@@ -38,6 +38,7 @@ public sealed partial class FaultTests(ITestOutputHelper output)
               counter repeated {}
               chain faults {
                 type filter hook ingress device "port1" priority 0;
+                meta protocol != ip accept
                 ip length != {{length}} accept
                 numgen random mod 20 == 0 counter name lost drop
                 numgen random mod 20 == 0 counter name damaged @th,720,32 set 0x5aa5c33c accept
