@@ -39,7 +39,7 @@ if is_root; then
   install_missing ip:iproute2 ping:iputils-ping ethtool:ethtool tcpdump:tcpdump nc:netcat-openbsd iperf3:iperf3 \
     redis-cli:redis-tools setpriv:util-linux gcc:gcc /usr/include/stdio.h:libc6-dev /usr/include/linux/if_tun.h:linux-libc-dev \
     /usr/bin/python3:python3 /usr/lib/python3/dist-packages/scapy:python3-scapy systemd-analyze:systemd shellcheck:shellcheck jq:jq \
-    tshark:tshark nft:nftables iptables-nft-restore:iptables dnsmasq:dnsmasq-base
+    curl:curl sysctl:procps dbus-daemon:dbus tshark:tshark nft:nftables iptables-nft-restore:iptables dnsmasq:dnsmasq-base
   # The package's tests, which are skipped where a tool of theirs can't be had.
   (install_missing debootstrap:debootstrap systemd-nspawn:systemd-container lintian:lintian) || say "the package's tests are skipped in part"
   (install_missing vagrant:vagrant) || say "Vagrant can't be installed; the Vagrantfile is not checked"
@@ -71,6 +71,27 @@ if command -v dpkg-deb >/dev/null; then
 else
   "$repo/scripts/build.sh" || { echo "0 passed, 1 failed"; exit 1; }
 fi
+
+# beside NAME COMMAND...   one test that runs while others do, in a lab of its own; collect says how they ended, in the order in which they began.
+beside_names=() beside_pids=()
+beside() {
+  local name=$1 number=${#beside_pids[@]}
+  shift
+  TUNNEL_LAB=tunnel-test$number "$@" >"$work/beside$number" 2>&1 </dev/null &
+  beside_names+=("$name") beside_pids+=("$!")
+}
+
+collect() {
+  local number
+  for number in "${!beside_pids[@]}"; do
+    if wait "${beside_pids[number]}"; then
+      pass "${beside_names[number]}"
+    else
+      cat "$work/beside$number"
+      fail "${beside_names[number]}"
+    fi
+  done
+}
 
 # The values of one attribute of a test result file's counters.
 counter() { sed -n "s/.*<Counters .*\b$2=\"\([0-9]*\)\".*/\1/p" "$1"; }
@@ -149,7 +170,7 @@ for arguments in "--wire" "--docker"; do
     skip "$name" "Docker is not installed"
   elif is_root; then
     # shellcheck disable=SC2086
-    TUNNEL_LAB=tunnel-test check "$name" timeout --kill-after=30 180 scripts/demo.sh $arguments
+    beside "$name" timeout --kill-after=30 180 scripts/demo.sh $arguments
   else
     skip "$name" "needs root"
   fi
@@ -165,12 +186,12 @@ finds_what_is_wrong() {
   [[ $said == *"wrong.md:3, on vm1"*"0 blocks passed, 1 failed" ]]
 }
 if is_root; then
-  export TUNNEL_LAB=tunnel-test
   # What is tried with the package need not be tried from the checkout as well; scripts/try-docs.sh without arguments does that.
-  check "scripts/try-docs.sh README.md" timeout --kill-after=30 900 scripts/try-docs.sh README.md
-  check "scripts/try-docs.sh docs/operations.md" timeout --kill-after=30 900 \
+  beside "scripts/try-docs.sh README.md" timeout --kill-after=30 900 scripts/try-docs.sh README.md
+  beside "scripts/try-docs.sh docs/operations.md" timeout --kill-after=30 900 \
     scripts/try-docs.sh ${TUNNEL_PACKAGE:+--installed "$TUNNEL_PACKAGE"} docs/operations.md
-  check "scripts/try-docs.sh finds what is wrong" finds_what_is_wrong
+  beside "scripts/try-docs.sh finds what is wrong" finds_what_is_wrong
+  collect
 else
   skip "scripts/try-docs.sh" "needs root"
 fi

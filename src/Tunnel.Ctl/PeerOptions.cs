@@ -48,7 +48,7 @@ internal sealed class PeerOptions
         _encapsulation = new("--encapsulation")
         {
             HelpName = "E",
-            Description = "gre, gre-udp or auto",
+            Description = "gre, gre-udp, direct or auto",
         };
         _key = new("--key")
         {
@@ -77,7 +77,7 @@ internal sealed class PeerOptions
             flag.CompletionSources.Add("true", "false");
         }
 
-        _encapsulation.CompletionSources.Add("gre", "gre-udp", "auto");
+        _encapsulation.CompletionSources.Add("gre", "gre-udp", "direct", "auto");
         _dscp.CompletionSources.Add("copy");
         _ecn.CompletionSources.Add("auto", "normal", "compatible");
         _ttl.CompletionSources.Add("inherit");

@@ -118,6 +118,7 @@ internal static partial class Daemon
         {
             InheritsDevice = threads.IsInherited && threads.OwnsDevice,
             Examiners = new HostExaminers(new HostSettings(), neighbors, () => new HostPolicies()),
+            DirectProbe = new DirectProbe(),
             Tap = threads.Tap,
         };
         await using var network = new NetworkController(config, parts, log);
@@ -169,7 +170,7 @@ internal static partial class Daemon
         // At a real end the manager closes what it has stored, and the device goes with its addresses and routes.
         if (handover is not null || (notify.HasManager && threads.OwnsDevice))
         {
-            network.LeaveHost(withFirewall: handover is not null || SdNotify.IsRestarting());
+            network.LeaveHost(hasSuccessor: handover is not null || SdNotify.IsRestarting());
             Store(threads, notify);
             await paths.StopAsync();
             threads.KeepPackets();

@@ -78,7 +78,10 @@ public sealed class DockerTests(DockerTests.Engines engines, ITestOutputHelper o
         (await engines.One.Host.ShellAsync("nft flush ruleset")).Succeeded();
         await engines.One.RestartAsync();
         await Poll.UntilAsync("a container is reached again", async () => await TryCallAsync(engines.Two, engines.Callers1, 3333) is { Length: > 0 });
-        Assert.Equal(await engines.AddressOfAsync(engines.One, "caller"), await CallAsync(engines.One, engines.Callers2));
+
+        // Docker's own rules may be back a moment before ours.
+        string caller = await engines.AddressOfAsync(engines.One, "caller");
+        await Poll.UntilAsync("sources are kept again", async () => await TryCallAsync(engines.One, engines.Callers2, 3333) == caller);
         Assert.Equal(Outside, await engines.CallFromOutsideAsync());
     }
 

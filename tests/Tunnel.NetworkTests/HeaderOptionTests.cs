@@ -134,15 +134,15 @@ public sealed class HeaderOptionTests(ITestOutputHelper output)
         Assert.Equal(1, await daemon.DropsAsync("GreTruncated"));
     }
 
-    // Three pings from cont1 to cont2 over IPv4 inside, as they cross the underlay.
+    // Three pings from cont1 to cont2 over IPv4 inside, as they cross the underlay; the daemons talk to one another beside them.
     private static async Task<IReadOnlyList<GrePacket>> CapturePingsAsync(Lab lab)
     {
         (Vm vm1, Vm vm2) = (lab.Hosts[0], lab.Hosts[1]);
         await using Capture capture = await Capture.StartAsync(vm1);
         PingResult ping = await vm1.Container.PingAsync(vm2.ContainerAddress(4));
         Assert.Equal(3, ping.Received);
-        IReadOnlyList<GrePacket> packets = await capture.StopAsync();
-        Assert.Equal(6, packets.Count);
+        GrePacket[] packets = [.. (await capture.StopAsync()).Where(packet => packet.Protocol == 0x0800)];
+        Assert.Equal(6, packets.Length);
         return packets;
     }
 }

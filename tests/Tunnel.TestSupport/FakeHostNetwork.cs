@@ -143,6 +143,19 @@ public sealed class FakeHostNetwork : IHostNetwork
     });
 
     /// <inheritdoc/>
+    public void SwitchRoute(HostRoute from, HostRoute to) => Locked(() =>
+    {
+        if (RefusesRoute(to))
+        {
+            throw new HostNetworkException($"change route {from.Destination}", 22, "refused by the test");
+        }
+
+        _routes[_routes.IndexOf(from)] = to;
+        Tell();
+        return true;
+    });
+
+    /// <inheritdoc/>
     public void RemoveRoute(HostRoute route) => Locked(() =>
     {
         OnRemoveRoute();

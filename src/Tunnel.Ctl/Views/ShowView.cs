@@ -62,6 +62,9 @@ internal static class ShowView
         return lines;
     }
 
+    private static string Encapsulation(JsonElement peer) =>
+        peer.Member("encapsulation-reason").Text() is { } reason ? $"{Text(peer, "encapsulation")}: {reason}" : Text(peer, "encapsulation");
+
     private static List<Line> PeerLines(JsonElement peer)
     {
         string? last = Ago(peer, "last-received-seconds");
@@ -70,7 +73,7 @@ internal static class ShowView
             new("endpoint", Endpoint(peer)),
             new("local", Text(peer, "local")),
             new("subnets", List(peer, "subnets")),
-            new("encapsulation", Text(peer, "encapsulation")),
+            new("encapsulation", Encapsulation(peer)),
             new("key", PeerText.Key(peer) ?? "none"),
             new("checksum", YesNo(peer, "checksum")),
             new("sequence", YesNo(peer, "sequence")),

@@ -81,6 +81,16 @@ internal sealed class Explanation(NetworkState state, RoutingSnapshot routing, I
     {
         PeerSettings settings = peer.Settings;
         HostPath? path = host.GetPath(destination, InetAddress.None);
+        PeerEntry? entry = state.FindPeer(settings.Name);
+        IpPrefix prefix = state.Prefixes.Where(one => one.Contains(destination)).MaxBy(one => one.Length);
+        if (path is not null && entry?.OnLink is DirectWay way && NetworkState.IsDirect(entry, prefix) && path.LinkIndex == way.LinkIndex)
+        {
+            Pass("host route", $"{prefix}: peer {settings.Name}, by way of {way.Gateway} on {NameOf(way.LinkIndex)}");
+            Pass("encapsulation", $"direct: {entry.EncapsulationReason}");
+            _verdict = Sent;
+            return;
+        }
+
         if (path is null || path.LinkIndex != device.Index)
         {
             string where = path is null ? "this host has no route to it" : $"the host's route leads to {NameOf(path.LinkIndex)}";
@@ -89,11 +99,10 @@ internal sealed class Explanation(NetworkState state, RoutingSnapshot routing, I
         }
 
         Pass("host route", $"into {state.Config.Name}");
-        IpPrefix prefix = state.Prefixes.Where(one => one.Contains(destination)).MaxBy(one => one.Length);
         Pass("overlay route", $"{prefix}: peer {settings.Name}");
         if (!peer.IsReady)
         {
-            string problem = string.Join("; ", state.FindPeer(settings.Name)?.Problems ?? []);
+            string problem = string.Join("; ", entry?.Problems ?? []);
             Fail("peer", Dropped, DropReason.PeerNotReady, problem.Length > 0 ? problem : "its endpoint has no usable address yet");
             return;
         }

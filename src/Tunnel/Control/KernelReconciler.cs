@@ -7,11 +7,21 @@ namespace Tunnel.Control;
 /// <param name="Mtu">The device's MTU in bytes.</param>
 /// <param name="Addresses">The device's addresses.</param>
 /// <param name="Routes">The overlay prefixes to route into the device, each with the MTU of its route in bytes (0: the device's).</param>
-internal sealed record KernelState(int Mtu, IReadOnlyList<IpPrefix> Addresses, IReadOnlyDictionary<IpPrefix, int> Routes);
+internal sealed record KernelState(int Mtu, IReadOnlyList<IpPrefix> Addresses, IReadOnlyDictionary<IpPrefix, int> Routes)
+{
+    /// <summary>Those of the prefixes that are reached without the device, and how.</summary>
+    public IReadOnlyDictionary<IpPrefix, DirectWay> Direct { get; init; } = new Dictionary<IpPrefix, DirectWay>();
+}
+
+/// <summary>A way to a peer's host without a tunnel.</summary>
+/// <param name="LinkIndex">The device.</param>
+/// <param name="Gateway">The peer's host, a neighbour there.</param>
+/// <param name="Source">This host's own packets' source along it; none for the kernel's choice.</param>
+internal sealed record DirectWay(int LinkIndex, InetAddress Gateway, InetAddress Source);
 
 /// <summary>
-/// Makes the host look like the wanted <see cref="KernelState"/> and keeps it so. Only routes with our protocol number on our
-/// device, and addresses that were added here, are ever changed or removed. Not thread-safe: its owner serialises.
+/// Makes the host look like the wanted <see cref="KernelState"/> and keeps it so. Only routes with our protocol number, on our device or for prefixes of
+/// ours by way of a gateway, and addresses that were added here, are ever changed or removed. Not thread-safe: its owner serialises.
 /// </summary>
 internal sealed class KernelReconciler
 {
@@ -26,7 +36,12 @@ internal sealed class KernelReconciler
     private readonly string _device;
     private readonly RepairReport _report;
     private readonly HashSet<IpPrefix> _ownAddresses = [];
-    private readonly HashSet<IpPrefix> _installedRoutes = [];
+
+    // What was there, or was made, at the last look, with its way; null through the device.
+    private readonly Dictionary<IpPrefix, DirectWay?> _installed = [];
+
+    // Prefixes that are no more, and were reached without the device.
+    private readonly HashSet<IpPrefix> _unwanted = [];
     private readonly Dictionary<IpPrefix, string> _routeProblems = [];
     private readonly List<string> _problems = [];
     private bool _wasUp;
@@ -52,7 +67,7 @@ internal sealed class KernelReconciler
     public IReadOnlyList<string> Problems => _problems;
 
     /// <summary>Whether a wanted route was there, or was made, at the last look.</summary>
-    public bool IsInstalled(IpPrefix prefix) => _installedRoutes.Contains(prefix) && !_routeProblems.ContainsKey(prefix);
+    public bool IsInstalled(IpPrefix prefix) => _installed.ContainsKey(prefix) && !_routeProblems.ContainsKey(prefix);
 
     /// <summary>Why a wanted route is not there; null where it is.</summary>
     public string? RouteProblem(IpPrefix prefix) => _routeProblems.GetValueOrDefault(prefix);
@@ -60,7 +75,7 @@ internal sealed class KernelReconciler
     /// <summary>The first route to exactly one of these prefixes that leads elsewhere than into our device; null where there is none.</summary>
     public HostRoute? FindForeignRoute(IReadOnlySet<IpPrefix> prefixes) => prefixes.Count == 0
         ? null
-        : _host.GetRoutes().FirstOrDefault(route => route.LinkIndex != _link && prefixes.Contains(route.Destination));
+        : _host.GetRoutes().FirstOrDefault(route => route.LinkIndex != _link && !IsDirect(route) && prefixes.Contains(route.Destination));
 
     /// <summary>Describes a route for people.</summary>
     public string Describe(HostRoute route)
@@ -76,7 +91,16 @@ internal sealed class KernelReconciler
     {
         // What is no longer wanted is not to be missed.
         _wanted = wanted;
-        _installedRoutes.IntersectWith(wanted.Routes.Keys);
+        foreach (IpPrefix unwanted in _installed.Keys.Where(prefix => !wanted.Routes.ContainsKey(prefix)).ToArray())
+        {
+            if (_installed[unwanted] is not null)
+            {
+                _unwanted.Add(unwanted);
+            }
+
+            _installed.Remove(unwanted);
+        }
+
         return Reconcile();
     }
 
@@ -91,7 +115,7 @@ internal sealed class KernelReconciler
         if (link is null)
         {
             _problems.Add($"device {_device} is gone");
-            _installedRoutes.Clear();
+            _installed.Clear();
             TellNewProblems();
             return null;
         }
@@ -108,11 +132,21 @@ internal sealed class KernelReconciler
     /// <summary>Removes our routes and addresses; the device itself goes with its last descriptor, unless somebody made it before us.</summary>
     public void RemoveAll()
     {
+        RemoveDirect();
         _wanted = _wanted with { Addresses = [], Routes = new Dictionary<IpPrefix, int>() };
         TimeSpan? again = null;
         Attempt(() => ReconcileRoutes(ref again));
         Attempt(() => ReconcileAddresses(ref again));
     }
+
+    /// <summary>Removes those of our routes that do not go with the device.</summary>
+    public void RemoveDirect() => Attempt(() =>
+    {
+        foreach (HostRoute route in _host.GetRoutes().Where(route => IsDirect(route) && _wanted.Routes.ContainsKey(route.Destination)))
+        {
+            Remove(() => _host.RemoveRoute(route));
+        }
+    });
 
     private void ReconcileMtu(HostLink link)
     {
@@ -168,67 +202,93 @@ internal sealed class KernelReconciler
 
     private void ReconcileRoutes(ref TimeSpan? again)
     {
-        var present = new Dictionary<IpPrefix, HostRoute>();
-        var foreign = new Dictionary<IpPrefix, HostRoute>();
-        foreach (HostRoute route in _host.GetRoutes())
+        ILookup<IpPrefix, HostRoute> present = _host.GetRoutes().ToLookup(route => route.Destination);
+        foreach (HostRoute route in present.SelectMany(routes => routes))
         {
-            bool isWanted = _wanted.Routes.ContainsKey(route.Destination);
-            if (route.LinkIndex == _link && route.Protocol == RouteProtocol && !isWanted)
+            if (!_wanted.Routes.ContainsKey(route.Destination) && (IsOwn(route) || (IsDirect(route) && _unwanted.Contains(route.Destination))))
             {
                 Remove(() => _host.RemoveRoute(route));
             }
-            else if (route.LinkIndex == _link && isWanted)
-            {
-                // Whoever installed it: it leads where it is to lead.
-                present[route.Destination] = route;
-            }
-            else if (isWanted)
-            {
-                foreign[route.Destination] = route;
-            }
         }
 
+        _unwanted.Clear();
         foreach ((IpPrefix prefix, int mtu) in _wanted.Routes)
         {
-            if (present.TryGetValue(prefix, out HostRoute? route))
-            {
-                _installedRoutes.Add(prefix);
-                if (route.Protocol == RouteProtocol && route.Mtu != mtu)
-                {
-                    Attempt(() => _host.ReplaceRoute(route with { Mtu = mtu }));
-                }
-            }
-            else if (foreign.TryGetValue(prefix, out HostRoute? other))
-            {
-                NoteForeign(prefix, other);
-            }
-            else if (MayRestore(RepairBackoff.Route(prefix), wasThere: _installedRoutes.Contains(prefix), ref again))
-            {
-                AttemptRoute(NewRoute(prefix, mtu));
-            }
-            else
-            {
-                _routeProblems[prefix] = "somebody keeps deleting this route; it will be put back later";
-            }
+            ReconcileRoute(WantedRoute(prefix, mtu), present[prefix], ref again);
         }
     }
+
+    private void ReconcileRoute(HostRoute wanted, IEnumerable<HostRoute> present, ref TimeSpan? again)
+    {
+        IpPrefix prefix = wanted.Destination;
+        DirectWay? way = _wanted.Direct.GetValueOrDefault(prefix);
+
+        // Through the device, whoever installed it: it leads where it is to lead.
+        HostRoute? right = present.FirstOrDefault(route =>
+            way is null ? route.LinkIndex == _link : IsDirect(route) && route.LinkIndex == way.LinkIndex && route.Gateway == way.Gateway);
+        HostRoute? other = present.FirstOrDefault(route => route != right && (IsOwn(route) || IsDirect(route)));
+        if (right is not null)
+        {
+            _installed[prefix] = way;
+            if (other is not null)
+            {
+                Remove(() => _host.RemoveRoute(other));
+            }
+
+            if (right.Protocol == RouteProtocol && right.Mtu != wanted.Mtu)
+            {
+                Attempt(() => _host.ReplaceRoute(right with { Mtu = wanted.Mtu }));
+            }
+        }
+        else if (other is not null)
+        {
+            Attempt(prefix, () => _host.SwitchRoute(other, wanted with { Metric = other.Metric }));
+            _installed[prefix] = _routeProblems.ContainsKey(prefix) ? WayOf(other) : way;
+        }
+        else if (present.FirstOrDefault() is HostRoute foreign)
+        {
+            NoteForeign(prefix, foreign);
+        }
+        else if (MayRestore(RepairBackoff.Route(prefix), wasThere: _installed.TryGetValue(prefix, out DirectWay? before) && before == way, ref again))
+        {
+            Attempt(prefix, () => _host.AddRoute(wanted));
+            if (!_routeProblems.ContainsKey(prefix))
+            {
+                _installed[prefix] = way;
+            }
+            else if (way is not null)
+            {
+                // Better through the tunnel than not at all.
+                Attempt(() => _host.AddRoute(NewRoute(prefix, 0)));
+            }
+        }
+        else
+        {
+            _routeProblems[prefix] = "somebody keeps deleting this route; it will be put back later";
+        }
+    }
+
+    private bool IsOwn(HostRoute route) => route.LinkIndex == _link && route.Protocol == RouteProtocol;
+
+    private bool IsDirect(HostRoute route) => route.LinkIndex != _link && route.Protocol == RouteProtocol && !route.Gateway.IsNone;
+
+    private static DirectWay? WayOf(HostRoute route) => route.Gateway.IsNone ? null : new DirectWay(route.LinkIndex, route.Gateway, route.Source);
 
     private void NoteForeign(IpPrefix prefix, HostRoute other)
     {
         _routeProblems[prefix] = $"a route that tunneld did not install is in the way: {Describe(other)}";
-        _installedRoutes.Remove(prefix);
+        _installed.Remove(prefix);
     }
 
-    private void AttemptRoute(HostRoute route)
+    private void Attempt(IpPrefix prefix, Action change)
     {
         try
         {
-            _host.AddRoute(route);
-            _installedRoutes.Add(route.Destination);
+            change();
         }
         catch (HostNetworkException refused)
         {
-            _routeProblems[route.Destination] = refused.Message;
+            _routeProblems[prefix] = refused.Message;
         }
     }
 
@@ -238,8 +298,15 @@ internal sealed class KernelReconciler
     private void TellNewProblems() =>
         _report.TellNewProblems([.. _problems, .. _routeProblems.Select(problem => $"no route for {problem.Key}: {problem.Value}")]);
 
+    private HostRoute WantedRoute(IpPrefix prefix, int mtu) =>
+        _wanted.Direct.GetValueOrDefault(prefix) is DirectWay way
+            ? new HostRoute(prefix, way.LinkIndex, RouteProtocol, MetricOf(prefix), 0, way.Gateway) { Source = way.Source }
+            : NewRoute(prefix, mtu);
+
     private HostRoute NewRoute(IpPrefix prefix, int mtu) =>
-        new(prefix, _link, RouteProtocol, prefix.Address.IsIpv4 ? 0 : DefaultIpv6Metric, mtu);
+        new(prefix, _link, RouteProtocol, MetricOf(prefix), mtu);
+
+    private static uint MetricOf(IpPrefix prefix) => prefix.Address.IsIpv4 ? 0 : DefaultIpv6Metric;
 
     // What somebody else has removed already needs no removing.
     private void Remove(Action removal) => Attempt(() =>

@@ -143,7 +143,7 @@ internal sealed partial class NetworkController
             config.Name,
             config.Endpoint.ToString(),
             Texts(config.Subnets),
-            state.Config.EncapsulationOf(config).ToWord(),
+            entry.Encapsulation.ToWord(),
             key,
             config.Checksum,
             config.Sequence,
@@ -171,7 +171,8 @@ internal sealed partial class NetworkController
             health?.RoundTrip is TimeSpan roundTrip ? Math.Round(roundTrip.TotalMilliseconds, 3) : null,
             health?.Loss is double loss ? Math.Round(loss * 100, 1) : null,
             entry.Peer.Settings.Gmtu + entry.Peer.Settings.Overhead,
-            health?.IsPathMtuConfirmed ?? false);
+            health?.IsPathMtuConfirmed ?? false,
+            entry.EncapsulationReason);
     }
 
     private static IReadOnlyList<string> Texts<T>(IEnumerable<T> values)

@@ -2,6 +2,7 @@ using System.Text.Json;
 using Microsoft.Extensions.Logging;
 using Tunnel.Control.Api;
 using Tunnel.Control.Configuration;
+using Tunnel.Control.Encapsulations;
 using Tunnel.Control.Monitoring;
 using Tunnel.Dataplane;
 using Tunnel.Wire;
@@ -40,9 +41,11 @@ internal sealed partial class NetworkController : IAsyncDisposable
     private NetworkState _state;
     private IReadOnlyList<string> _warnings;
     private volatile bool _leavesHost;
+    private volatile bool _hasSuccessor;
     private readonly SemaphoreSlim _namesAwaited = new(0, 1);
     private readonly SemaphoreSlim _pathsChanged = new(0, 1);
     private readonly NetworkMonitor _monitor;
+    private readonly EncapsulationChooser _chooser;
     private Task _following = Task.CompletedTask;
     private Task _resolving = Task.CompletedTask;
     private Task _reporting = Task.CompletedTask;
@@ -55,7 +58,7 @@ internal sealed partial class NetworkController : IAsyncDisposable
     {
         _parts = parts;
         _log = log;
-        _preparation = new PeerPreparation(parts.Host, parts.Device.Index, parts.NetworkCounters.Length);
+        _preparation = new PeerPreparation(parts.Host, parts.Device.Index, parts.NetworkCounters.Length, peer => _chooser!.ChoiceOf(peer));
         _claims = new ClaimSet(parts.Claims);
         _kernel = new KernelReconciler(parts.Host, parts.Device, new RepairReport(new RepairBackoff(parts.Time), parts.Events, log));
         _firewall = new FirewallKeeper(parts.Firewall, parts.Device.Name, parts.Events, parts.Time, log);
@@ -65,6 +68,8 @@ internal sealed partial class NetworkController : IAsyncDisposable
         _state = new NetworkState(config with { Peers = [] }, [], 0, null, new HashSet<InetAddress>(), [], new Dictionary<IpPrefix, string>());
         Wanted = config;
         _monitor = new NetworkMonitor(parts.Probes, () => State, parts.WakeProber, FollowPaths, parts.Events, parts.Time, log);
+        _chooser = new EncapsulationChooser(
+            new ChooserParts(() => State, _monitor, parts.DirectProbe, parts.Examiners?.Settings, FollowPaths), parts.Events, parts.Time, log);
     }
 
     /// <summary>The configuration to start with.</summary>
@@ -102,6 +107,7 @@ internal sealed partial class NetworkController : IAsyncDisposable
         _resolving = ResolveNamesAsync();
         _reporting = _ecn.RunAsync(() => State.Peers, _stop.Token);
         _monitor.Start();
+        _chooser.Start();
     }
 
     /// <summary>Creates or replaces a peer.</summary>
@@ -187,11 +193,15 @@ internal sealed partial class NetworkController : IAsyncDisposable
     }
 
     /// <summary>Leaves routes and addresses in place at the end: a next process goes on with the device, or the device goes with them.</summary>
-    /// <param name="withFirewall">Whether the network's part of the firewall, which does not go with the device, is left too: a next process is sure to come.</param>
-    public void LeaveHost(bool withFirewall)
+    /// <param name="hasSuccessor">
+    /// Whether a next process is sure to come, so that what does not go with the device is left too: the network's part of the firewall, and routes
+    /// without a tunnel.
+    /// </param>
+    public void LeaveHost(bool hasSuccessor)
     {
         _leavesHost = true;
-        if (withFirewall)
+        _hasSuccessor = hasSuccessor;
+        if (hasSuccessor)
         {
             _firewall.Leave();
         }
@@ -201,12 +211,17 @@ internal sealed partial class NetworkController : IAsyncDisposable
     public async ValueTask DisposeAsync()
     {
         await _stop.CancelAsync();
+        await _chooser.DisposeAsync();
         await _monitor.DisposeAsync();
         await Task.WhenAll(_following, _resolving, _reporting);
         await _gate.WaitAsync();
         if (!_leavesHost)
         {
             _kernel.RemoveAll();
+        }
+        else if (!_hasSuccessor)
+        {
+            _kernel.RemoveDirect();
         }
 
         await _firewall.DisposeAsync();

@@ -52,6 +52,9 @@ internal sealed record NetworkParts(
     /// <summary>How the host is looked at where somebody asks what is wrong; null where nobody can.</summary>
     public HostExaminers? Examiners { get; init; }
 
+    /// <summary>How addresses behind a peer are asked without a tunnel; null where they can't be.</summary>
+    public IDirectProbe? DirectProbe { get; init; }
+
     /// <summary>Where copies of packets can be had.</summary>
     public CaptureTap Tap { get; init; } = new();
 }
@@ -153,9 +156,16 @@ internal sealed record NetworkState(
         foreach ((IpPrefix prefix, PeerEntry entry) in Owners)
         {
             int mtu = RouteMtu(entry, prefix);
-            routes[prefix] = entry.Peer.IsReady && mtu < Mtu ? mtu : 0;
+            routes[prefix] = entry.Peer.IsReady && mtu < Mtu && !IsDirect(entry, prefix) ? mtu : 0;
         }
 
-        return new KernelState(Mtu, Config.Interface.Addresses, routes);
+        return new KernelState(Mtu, Config.Interface.Addresses, routes)
+        {
+            Direct = Owners.Where(owner => IsDirect(owner.Value, owner.Key)).ToDictionary(owner => owner.Key, owner => owner.Value.OnLink!),
+        };
     }
+
+    /// <summary>Whether a peer's subnet is reached without a tunnel: a neighbour leads to addresses of its own family.</summary>
+    public static bool IsDirect(PeerEntry entry, IpPrefix subnet) =>
+        entry is { Encapsulation: Encapsulation.Direct, OnLink: not null } && subnet.Address.IsIpv4 == entry.Address.IsIpv4;
 }

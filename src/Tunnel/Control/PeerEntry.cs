@@ -21,6 +21,15 @@ internal sealed record PeerEntry(PeerConfig Config, InetAddress Address, Peer Pe
     /// <summary>Whether the length of packets follows the path's MTU.</summary>
     public bool FollowsPathMtu => Config.FollowsPathMtuTo(Address);
 
+    /// <summary>The way to its host where that is a neighbour on a link of this host; null where it is not.</summary>
+    public DirectWay? OnLink { get; init; }
+
+    /// <summary>How packets reach it: what is configured, or what that has come to.</summary>
+    public Encapsulation Encapsulation { get; init; }
+
+    /// <summary>Why, for people; null where that is what is configured.</summary>
+    public string? EncapsulationReason { get; init; }
+
     /// <summary>Whether its routes are withdrawn, because it is down.</summary>
     public bool IsWithdrawn { get; init; }
 
@@ -34,6 +43,7 @@ internal sealed record PeerEntry(PeerConfig Config, InetAddress Address, Peer Pe
     /// <summary>Whether nobody who uses the peer would see a difference.</summary>
     public bool LooksLike(PeerEntry other) =>
         Peer.Settings == other.Peer.Settings && LinkMtu == other.LinkMtu && LearntMtu == other.LearntMtu && IsWithdrawn == other.IsWithdrawn &&
+        OnLink == other.OnLink && Encapsulation == other.Encapsulation && EncapsulationReason == other.EncapsulationReason &&
         Problems.SequenceEqual(other.Problems);
 
     /// <summary>All workers' counters added up.</summary>

@@ -1,4 +1,5 @@
 using Tunnel.Control.Configuration;
+using Tunnel.Control.Encapsulations;
 using Tunnel.Dataplane;
 using Tunnel.Wire;
 
@@ -8,7 +9,11 @@ namespace Tunnel.Control;
 /// Turns configured peers into peers that the packet threads can use: resolves endpoints, asks the kernel for the path to each, and
 /// works out the GMTU. Changes nothing on the host. Not thread-safe: its owner serialises.
 /// </summary>
-internal sealed class PeerPreparation(IHostNetwork host, int tunIndex, int workers)
+/// <param name="host">The host's kernel.</param>
+/// <param name="tunIndex">The TUN device.</param>
+/// <param name="workers">How many workers there are.</param>
+/// <param name="choiceOf">What has been chosen for a peer, by name, whose encapsulation is left to tunneld.</param>
+internal sealed class PeerPreparation(IHostNetwork host, int tunIndex, int workers, Func<string, EncapsulationChoice> choiceOf)
 {
     // What plain Ethernet takes, for a network that has no peer yet and no local address to look at.
     private const int UsualUnderlayMtu = 1500;
@@ -144,7 +149,14 @@ internal sealed class PeerPreparation(IHostNetwork host, int tunIndex, int worke
             (path, problem) = FindPath(config, address);
         }
 
-        ushort udpPort = config.UdpPortOf(peer);
+        Encapsulation configured = config.ConfiguredFor(peer);
+        EncapsulationChoice choice = configured == Encapsulation.Auto ? choiceOf(peer.Name) : EncapsulationChoice.None;
+        Encapsulation tunnel = choice.IsUdp && config.MayUseUdp(peer) ? Encapsulation.GreUdp : config.EncapsulationOf(peer);
+        DirectWay? onLink = configured is Encapsulation.Auto or Encapsulation.Direct && path is { IsOnLink: true }
+            ? new DirectWay(path.LinkIndex, address, OverlayAddress(config, address.IsIpv4))
+            : null;
+        bool isDirect = onLink is not null && (configured == Encapsulation.Direct || choice.IsDirect);
+        ushort udpPort = config.UdpPortOf(peer, tunnel);
         UnderlayTarget? target = old?.Peer.Target is UnderlayTarget was && was.Endpoint == address && was.UdpPort == udpPort ? was : null;
         int linkMtu = Math.Min(path?.Mtu ?? UsualUnderlayMtu, LargestIpPacket);
         int learntMtu = path?.LearntMtu ?? 0;
@@ -174,9 +186,22 @@ internal sealed class PeerPreparation(IHostNetwork host, int tunIndex, int worke
         {
             LinkMtu = linkMtu,
             LearntMtu = learntMtu,
+            OnLink = onLink,
+            Encapsulation = isDirect ? Encapsulation.Direct : tunnel,
+            EncapsulationReason = configured switch
+            {
+                Encapsulation.Auto => choice.Reason,
+                Encapsulation.Direct when isDirect => $"{address} is a neighbour",
+                Encapsulation.Direct => $"direct is configured, but {peer.Endpoint} is not a neighbour on a link of this host",
+                _ => null,
+            },
             IsWithdrawn = peer.OnDown == OnDown.Withdraw && prepared.Target.IsDown,
         };
     }
+
+    // By which the peer knows this host.
+    private static InetAddress OverlayAddress(NetworkConfig config, bool isIpv4) =>
+        config.Interface.Addresses.Select(own => own.Address).FirstOrDefault(own => own.IsIpv4 == isIpv4);
 
     // What was found out by probes goes before what routers have said. Neither is believed beyond the link's MTU, nor below the floor.
     private static int PathMtuOf(int linkMtu, int learntMtu, UnderlayTarget? target, int floor)

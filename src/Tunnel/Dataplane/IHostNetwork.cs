@@ -15,14 +15,20 @@ public sealed record HostLink(int Index, string Name, int Mtu, bool IsUp);
 /// <param name="Protocol">Who installed it: rtm_protocol (rtnetlink(7)).</param>
 /// <param name="Metric">Its priority; IPv6 shows 1024 where none was given.</param>
 /// <param name="Mtu">The MTU that the route sets for packets along it, in bytes; 0 where it sets none.</param>
-public sealed record HostRoute(IpPrefix Destination, int LinkIndex, byte Protocol, uint Metric, int Mtu);
+/// <param name="Gateway">The next hop, of the destination's family; none where the destination is on the link itself.</param>
+public sealed record HostRoute(IpPrefix Destination, int LinkIndex, byte Protocol, uint Metric, int Mtu, InetAddress Gateway = default)
+{
+    /// <summary>The source of this host's own packets along it (RTA_PREFSRC); none for the kernel's choice. Is set, not read back.</summary>
+    public InetAddress Source { get; init; }
+}
 
 /// <summary>How this host reaches an underlay address at this moment (RTM_GETROUTE).</summary>
 /// <param name="Source">The source address: the one asked for, else what the kernel would choose.</param>
 /// <param name="LinkIndex">The device that the packet would leave by.</param>
 /// <param name="Mtu">The route's or else the device's MTU, in bytes.</param>
 /// <param name="LearntMtu">What the kernel has learnt of the path from routers (ICMP), in bytes, and keeps for some minutes; 0 where nothing.</param>
-public sealed record HostPath(InetAddress Source, int LinkIndex, int Mtu, int LearntMtu = 0);
+/// <param name="IsOnLink">Whether the address is a neighbour on that device: no router is between, and it is none of this host's own.</param>
+public sealed record HostPath(InetAddress Source, int LinkIndex, int Mtu, int LearntMtu = 0, bool IsOnLink = false);
 
 /// <summary>The kernel refused a change to links, addresses or routes.</summary>
 public sealed class HostNetworkException : Exception
@@ -110,7 +116,14 @@ public interface IHostNetwork : IDisposable
     void ReplaceRoute(HostRoute route);
 
     /// <summary>
-    /// Removes exactly this route: destination, device, protocol and metric must match; the MTU need not. For IPv4 the kernel takes metric
+    /// Puts one route in the place of another of ours with the same destination and metric; at every moment a packet takes one of the two. Fails
+    /// with <see cref="HostNetworkException.NotFound"/> where the other is not there, and with <see cref="HostNetworkException.AlreadyExists"/>,
+    /// changing nothing, where somebody else has one of the same prefix and metric too.
+    /// </summary>
+    void SwitchRoute(HostRoute from, HostRoute to);
+
+    /// <summary>
+    /// Removes exactly this route: destination, device, gateway, protocol and metric must match; the MTU need not. For IPv4 the kernel takes metric
     /// 0 as "any": the route with the lowest metric among those that match otherwise goes.
     /// </summary>
     void RemoveRoute(HostRoute route);

@@ -128,6 +128,7 @@ public sealed class Outbound
             return;
         }
 
+        Note(peer.Target, packet.Destination);
         MssClamp.Apply(packet, bytes, peer, _packets[index].Offload.NeedsChecksum);
         if (!TrySend(index, packet.Packet, EtherType.Ipv4, peer, IsFlowLookedAt(peer) ? FlowHash.Of(packet) : 0))
         {
@@ -150,10 +151,20 @@ public sealed class Outbound
             return;
         }
 
+        Note(peer.Target, packet.Destination);
         MssClamp.Apply(packet, bytes, peer, _packets[index].Offload.NeedsChecksum);
         if (!TrySend(index, packet.Packet, EtherType.Ipv6, peer, IsFlowLookedAt(peer) ? FlowHash.Of(packet) : 0))
         {
             _answers.Answer(packet.Packet, routing.ErrorSource(peer, isIpv4: false), peer.LargestIpv6);
+        }
+    }
+
+    // Whoever wants to know where a peer's packets go is told.
+    private static void Note(UnderlayTarget target, InetAddress destination)
+    {
+        if (target.SeeksDestination)
+        {
+            target.NoteDestination(destination);
         }
     }
 

@@ -6,7 +6,7 @@ namespace Tunnel.Dataplane;
 /// Where packets to a peer go on the underlay. Kept over changes of configuration that leave endpoint and port as they are.
 /// Thread rule: immutable but for <see cref="Neighbor"/>, <see cref="PathMtu"/>, <see cref="Refuses"/> and
 /// <see cref="TakesRawFragments"/>, which are published with one write each, and <see cref="Abilities"/>, <see cref="NoteLarge"/>,
-/// <see cref="NoteWrongKey"/> and <see cref="NoteHearing"/>, which the workers keep.
+/// <see cref="NoteWrongKey"/>, <see cref="NoteHearing"/> and <see cref="NoteDestination"/>, which the workers keep.
 /// </summary>
 /// <param name="endpoint">The peer's underlay address.</param>
 /// <param name="udpPort">Its UDP port for GRE-in-UDP; 0 for plain GRE.</param>
@@ -25,6 +25,13 @@ public sealed class UnderlayTarget(InetAddress endpoint, ushort udpPort = 0)
     private bool _takesRawFragments;
     private long _wrongKeyAt;
     private long _hearing;
+    private int _seeking;
+    private InetAddress _destination;
+
+    // What _seeking says: nothing is wanted; an address is; a worker writes one; it is there.
+    private const int Wanted = 1;
+    private const int Writing = 2;
+    private const int Found = 3;
 
     /// <summary>The peer's underlay address.</summary>
     public InetAddress Endpoint { get; } = endpoint;
@@ -112,6 +119,38 @@ public sealed class UnderlayTarget(InetAddress endpoint, ushort udpPort = 0)
         }
 
         return sent;
+    }
+
+    /// <summary>Whether the control plane wants to know whom the next packet is for.</summary>
+    public bool SeeksDestination => Volatile.Read(ref _seeking) == Wanted;
+
+    /// <summary>Asks whom the next packet to the peer is for. The control plane's.</summary>
+    public void SeekDestination() => Interlocked.CompareExchange(ref _seeking, Wanted, 0);
+
+    /// <summary>Says whom a packet is for. Any worker, where <see cref="SeeksDestination"/>.</summary>
+    /// <param name="destination">The inner destination.</param>
+    public void NoteDestination(InetAddress destination)
+    {
+        if (Interlocked.CompareExchange(ref _seeking, Writing, Wanted) == Wanted)
+        {
+            _destination = destination;
+            Volatile.Write(ref _seeking, Found);
+        }
+    }
+
+    /// <summary>Takes what a worker has said since it was asked. The control plane's.</summary>
+    /// <param name="destination">An inner destination.</param>
+    /// <returns>False where no packet has gone there since.</returns>
+    public bool TryTakeDestination(out InetAddress destination)
+    {
+        bool isFound = Volatile.Read(ref _seeking) == Found;
+        destination = isFound ? _destination : InetAddress.None;
+        if (isFound)
+        {
+            Volatile.Write(ref _seeking, 0);
+        }
+
+        return isFound;
     }
 
     /// <summary>

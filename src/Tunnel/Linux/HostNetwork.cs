@@ -161,33 +161,33 @@ internal sealed class HostNetwork : IHostNetwork
     /// <inheritdoc/>
     public void ReplaceRoute(HostRoute route)
     {
-        // NLM_F_REPLACE replaces the first route of the same prefix, metric and TOS, whosever it is. So it must be the only one.
-        HostRoute wanted = WithMetric(route);
-        bool present = false;
-        foreach (NetlinkRoute found in ListRoutes(FamilyOf(route)))
-        {
-            if (found.Route.Destination != wanted.Destination || found.Route.Metric != wanted.Metric || found.Tos != 0)
-            {
-                continue;
-            }
-
-            if (found.Route.LinkIndex != wanted.LinkIndex || found.Route.Protocol != wanted.Protocol)
-            {
-                throw new HostNetworkException(
-                    $"change route {Describe(route)}", EEXIST, "someone else has a route with the same prefix and metric");
-            }
-
-            present = true;
-        }
-
         Check(
-            present ? ChangeRoute(RTM_NEWROUTE, NLM_F_REPLACE, route) : new NetlinkResult(ESRCH, "there is no such route", false),
+            IsAlone(route) ? ChangeRoute(RTM_NEWROUTE, NLM_F_REPLACE, route) : new NetlinkResult(ESRCH, "there is no such route", false),
             () => $"change route {Describe(route)}");
     }
 
     /// <inheritdoc/>
+    public void SwitchRoute(HostRoute from, HostRoute to)
+    {
+        if (!IsAlone(from))
+        {
+            throw new HostNetworkException($"change route {Describe(from)}", ESRCH, "there is no such route");
+        }
+
+        // IPv6 replaces a route with a gateway by one with a gateway only; there the other stays until the new one is beside it.
+        bool isIpv4 = from.Destination.Address.IsIpv4;
+        Check(
+            ChangeRoute(RTM_NEWROUTE, isIpv4 ? NLM_F_REPLACE : NLM_F_CREATE | NLM_F_APPEND, to),
+            () => $"change route {Describe(from)} to {Describe(to)}");
+        if (!isIpv4)
+        {
+            RemoveRoute(from);
+        }
+    }
+
+    /// <inheritdoc/>
     public void RemoveRoute(HostRoute route) =>
-        Check(ChangeRoute(RTM_DELROUTE, 0, route with { Mtu = 0 }), () => $"remove route {Describe(route)}");
+        Check(ChangeRoute(RTM_DELROUTE, 0, route with { Mtu = 0, Source = InetAddress.None }), () => $"remove route {Describe(route)}");
 
     /// <inheritdoc/>
     public HostPath? GetPath(InetAddress destination, InetAddress source)
@@ -214,7 +214,9 @@ internal sealed class HostNetwork : IHostNetwork
         HostRoute route = found.Route;
         int learnt = found.IsLearnt ? route.Mtu : 0;
         int mtu = learnt == 0 && route.Mtu != 0 ? route.Mtu : FindLink(route.LinkIndex)?.Mtu ?? 0;
-        return mtu == 0 ? null : new HostPath(source.IsNone ? found.Source : source, route.LinkIndex, mtu, learnt);
+        return mtu == 0 ? null : new HostPath(
+            source.IsNone ? found.Source : source, route.LinkIndex, mtu, learnt,
+            IsOnLink: found is { NeedsMore: false, Type: RTN_UNICAST } && route.Gateway.IsNone);
     }
 
     /// <inheritdoc/>
@@ -229,6 +231,30 @@ internal sealed class HostNetwork : IHostNetwork
             _requests.Dispose();
             _features.Dispose();
         }
+    }
+
+    // NLM_F_REPLACE replaces the first route of the same prefix, metric and TOS, whosever it is. So ours must be the only one.
+    private bool IsAlone(HostRoute route)
+    {
+        HostRoute wanted = WithMetric(route);
+        bool present = false;
+        foreach (NetlinkRoute found in ListRoutes(FamilyOf(route)))
+        {
+            if (found.Route.Destination != wanted.Destination || found.Route.Metric != wanted.Metric || found.Tos != 0)
+            {
+                continue;
+            }
+
+            if (found.Route.LinkIndex != wanted.LinkIndex || found.Route.Protocol != wanted.Protocol || found.Route.Gateway != wanted.Gateway)
+            {
+                throw new HostNetworkException(
+                    $"change route {Describe(route)}", EEXIST, "someone else has a route with the same prefix and metric");
+            }
+
+            present = true;
+        }
+
+        return present;
     }
 
     private static sa_family_t FamilyOf(HostRoute route) => route.Destination.Address.IsIpv4 ? AF_INET : AF_INET6;
@@ -300,11 +326,21 @@ internal sealed class HostNetwork : IHostNetwork
                 rtm_dst_len = (byte)route.Destination.Length,
                 rtm_table = RT_TABLE_MAIN,
                 rtm_protocol = route.Protocol,
-                rtm_scope = route.Destination.Address.IsIpv4 ? RT_SCOPE_LINK : RT_SCOPE_UNIVERSE,
+                rtm_scope = route.Destination.Address.IsIpv4 && route.Gateway.IsNone ? RT_SCOPE_LINK : RT_SCOPE_UNIVERSE,
                 rtm_type = RTN_UNICAST,
             });
         request.Add(RTA_DST, route.Destination.Address);
         request.Add(RTA_OIF, (uint)route.LinkIndex);
+        if (!route.Gateway.IsNone)
+        {
+            request.Add(RTA_GATEWAY, route.Gateway);
+        }
+
+        if (!route.Source.IsNone)
+        {
+            request.Add(RTA_PREFSRC, route.Source);
+        }
+
         if (route.Metric != 0)
         {
             request.Add(RTA_PRIORITY, route.Metric);
@@ -406,7 +442,8 @@ internal sealed class HostNetwork : IHostNetwork
     private string Describe(HostRoute route)
     {
         string metric = route.Metric == 0 ? "" : $" metric {route.Metric}";
-        return $"{route.Destination} dev {LinkName(route.LinkIndex)}{metric}";
+        string via = route.Gateway.IsNone ? "" : $" via {route.Gateway}";
+        return $"{route.Destination}{via} dev {LinkName(route.LinkIndex)}{metric}";
     }
 
     // For messages only.

@@ -33,11 +33,23 @@ public readonly ref struct IcmpView
     }
 }
 
-/// <summary>ICMP errors as whole IP packets to emit.</summary>
+/// <summary>The types of ICMP messages, and ICMP errors as whole IP packets to emit.</summary>
 public static class IcmpMessage
 {
     /// <summary>Type, code, checksum and the four bytes after them.</summary>
     public const int HeaderLength = 8;
+
+    /// <summary>ICMP Echo Reply (RFC 792).</summary>
+    public const byte EchoReply = 0;
+
+    /// <summary>ICMP Echo Request (RFC 792).</summary>
+    public const byte EchoRequest = 8;
+
+    /// <summary>ICMPv6 Echo Request (RFC 4443 section 4.1).</summary>
+    public const byte EchoRequestIpv6 = 128;
+
+    /// <summary>ICMPv6 Echo Reply (RFC 4443 section 4.2).</summary>
+    public const byte EchoReplyIpv6 = 129;
 
     /// <summary>ICMP Destination Unreachable (RFC 792); its code 4 is Fragmentation Needed and DF Set.</summary>
     public const byte DestinationUnreachable = 3;

@@ -13,7 +13,7 @@ public sealed class CompletionTests : IDisposable
     [InlineData("--so", "--socket")]
     [InlineData("show --j", "--json")]
     [InlineData("add-peer vm4 --en", "--encapsulation --endpoint")]
-    [InlineData("add-peer vm4 --encapsulation ", "auto gre gre-udp")]
+    [InlineData("add-peer vm4 --encapsulation ", "auto direct gre gre-udp")]
     [InlineData("set-peer vm4 --on-down w", "withdraw")]
     [InlineData("set-peer vm4 --strict t", "true")]
     [InlineData("show v", "vm2 vm3")]

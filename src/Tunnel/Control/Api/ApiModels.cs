@@ -80,7 +80,8 @@ internal sealed record PeerModel(
     double? RttMs,
     double? LossPercent,
     int PathMtu,
-    bool PathMtuConfirmed);
+    bool PathMtuConfirmed,
+    string? EncapsulationReason);
 
 internal sealed record RouteModel(string Prefix, string Peer, int Mtu, bool Installed, string? Problem);
 

@@ -12,7 +12,7 @@ internal static class ConfigReader
     {
         [string.Empty] = ["interface", "underlay", "datapath", "subnets", "nat", "control", "peers"],
         ["interface"] = ["addresses", "mtu", "pmtu-floor"],
-        ["underlay"] = ["local", "interface", "encapsulation", "accept", "udp-port", "source-port"],
+        ["underlay"] = ["local", "interface", "encapsulation", "allow-udp", "accept", "udp-port", "source-port"],
         ["datapath"] = ["receive", "send", "workers", "pin", "busy-poll"],
         ["nat"] = ["masquerade", "forward"],
         ["control"] = ["metrics"],
@@ -26,6 +26,7 @@ internal static class ConfigReader
         ["pmtu-floor"] = "interface",
         ["local"] = "underlay",
         ["encapsulation"] = "underlay",
+        ["allow-udp"] = "underlay",
         ["accept"] = "underlay",
         ["udp-port"] = "underlay",
         ["source-port"] = "underlay",
@@ -140,8 +141,11 @@ internal static class ConfigReader
         if (map.TryRead("interface", ConfigValues.InterfaceName, out string device))
             underlay = underlay with { Interface = device };
 
-        if (map.TryReadEncapsulation("encapsulation", out Encapsulation encapsulation))
+        if (map.TryRead("encapsulation", ConfigValues.Encapsulation, out Encapsulation encapsulation))
             underlay = underlay with { Encapsulation = encapsulation };
+
+        if (map.TryReadBoolean("allow-udp", out bool allowUdp))
+            underlay = underlay with { AllowUdp = allowUdp };
 
         if (map.TryReadList("accept", ConfigValues.ReceivedEncapsulation, mayBeOne: false, out EquatableList<Encapsulation> accept))
             underlay = underlay with { Accept = accept };

@@ -337,7 +337,7 @@ internal static class ConfigValues
     /// <summary>The word of a way to make the outer ECN field.</summary>
     public static Parsed<EcnMode> Ecn(string text) => Word<EcnMode>(text, OuterHeaderWords.EcnModes, "an ECN mode");
 
-    /// <summary>An encapsulation's word, whether or not this version carries it.</summary>
+    /// <summary>An encapsulation's word.</summary>
     public static Parsed<Encapsulation> Encapsulation(string text) =>
         Word<Encapsulation>(text, EncapsulationWords.All, "an encapsulation");
 

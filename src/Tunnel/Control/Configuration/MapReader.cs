@@ -113,23 +113,6 @@ internal sealed class MapReader
         return _entries.TryGetValue(key, out ConfigEntry entry) && TryRead(entry.Value, FieldOf(key), PlaceOf(entry), parse, out value);
     }
 
-    /// <summary>Reads the encapsulation to send with; false where it is absent, refused, or not carried by this version.</summary>
-    public bool TryReadEncapsulation(string key, out Encapsulation value)
-    {
-        if (!TryRead(key, ConfigValues.Encapsulation, out value))
-            return false;
-
-        if (value != Encapsulation.Direct)
-            return true;
-
-        _scope.Refuse(
-            _entries[key].Value.Place,
-            FieldOf(key),
-            $"{key} {value.ToWord()}: this version of tunneld carries gre and gre-udp only",
-            "write gre, gre-udp or auto");
-        return false;
-    }
-
     /// <summary>Reads true or false; false where it is absent or refused.</summary>
     public bool TryReadBoolean(string key, out bool value)
     {

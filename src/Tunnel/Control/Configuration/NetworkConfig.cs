@@ -49,6 +49,9 @@ internal sealed record UnderlayConfig
     /// <summary>What is received, as configured; empty means what the peers use. See <see cref="NetworkConfig.Accepted"/>.</summary>
     public EquatableList<Encapsulation> Accept { get; init; } = [];
 
+    /// <summary>Whether <see cref="Encapsulation.Auto"/> may come to GRE-in-UDP where plain GRE does not arrive.</summary>
+    public bool AllowUdp { get; init; }
+
     /// <summary>The UDP port that GRE-in-UDP is received on and, by default, sent to.</summary>
     public int UdpPort { get; init; } = DefaultUdpPort;
 
@@ -95,7 +98,7 @@ internal sealed record NetworkConfig
     /// <summary>What is received: <see cref="UnderlayConfig.Accept"/>, or else what the peers (without any: the default) use.</summary>
     public IReadOnlyList<Encapsulation> Accepted =>
         Underlay.Accept.Count > 0 ? Underlay.Accept
-        : Peers.Count > 0 ? [.. Peers.Select(EncapsulationOf).Distinct().Order()]
+        : Peers.Count > 0 ? [.. Peers.SelectMany(EncapsulationsOf).Distinct().Order()]
         : [DefaultEncapsulation];
 
     /// <summary>Whether plain GRE is received.</summary>
@@ -104,15 +107,28 @@ internal sealed record NetworkConfig
     /// <summary>Whether GRE-in-UDP is received, at <see cref="UnderlayConfig.UdpPort"/>.</summary>
     public bool AcceptsGreUdp => Accepted.Contains(Encapsulation.GreUdp);
 
-    /// <summary>The encapsulation for peers that name none, with <see cref="Encapsulation.Auto"/> resolved.</summary>
+    /// <summary>The encapsulation for peers that name none: what <see cref="EncapsulationOf"/> would say of them.</summary>
     public Encapsulation DefaultEncapsulation => Carried(Underlay.Encapsulation);
 
-    /// <summary>The encapsulation to use for a peer: its own or the default, with <see cref="Encapsulation.Auto"/> resolved.</summary>
-    public Encapsulation EncapsulationOf(PeerConfig peer) => Carried(peer.Encapsulation ?? Underlay.Encapsulation);
+    /// <summary>The encapsulation that is configured for a peer: its own or the default.</summary>
+    public Encapsulation ConfiguredFor(PeerConfig peer) => peer.Encapsulation ?? Underlay.Encapsulation;
+
+    /// <summary>
+    /// The encapsulation to begin with for a peer, and for what can't go without one: <see cref="Encapsulation.Gre"/> where it is configured as
+    /// <see cref="Encapsulation.Auto"/> or <see cref="Encapsulation.Direct"/>.
+    /// </summary>
+    public Encapsulation EncapsulationOf(PeerConfig peer) => Carried(ConfiguredFor(peer));
+
+    /// <summary>Whether a peer's packets may go by GRE-in-UDP: where that is configured, and where it is left to tunneld and allowed.</summary>
+    public bool MayUseUdp(PeerConfig peer) =>
+        ConfiguredFor(peer) is Encapsulation.GreUdp || (ConfiguredFor(peer) is Encapsulation.Auto && Underlay.AllowUdp);
 
     /// <summary>The UDP port that a peer's packets go to; 0 where they go by plain GRE.</summary>
-    public ushort UdpPortOf(PeerConfig peer) =>
-        EncapsulationOf(peer) == Encapsulation.GreUdp ? (ushort)(peer.Endpoint.Port ?? Underlay.UdpPort) : (ushort)0;
+    public ushort UdpPortOf(PeerConfig peer) => UdpPortOf(peer, EncapsulationOf(peer));
+
+    /// <summary>The UDP port that a peer's packets would go to by an encapsulation; 0 by plain GRE.</summary>
+    public ushort UdpPortOf(PeerConfig peer, Encapsulation encapsulation) =>
+        encapsulation == Encapsulation.GreUdp ? (ushort)(peer.Endpoint.Port ?? Underlay.UdpPort) : (ushort)0;
 
     /// <summary>Finds a peer by its exact name; null where there is none.</summary>
     public PeerConfig? FindPeer(string name) => Peers.FirstOrDefault(peer => peer.Name == name);
@@ -190,7 +206,10 @@ internal sealed record NetworkConfig
     }
 
     private static Encapsulation Carried(Encapsulation encapsulation) =>
-        encapsulation == Encapsulation.Auto ? Encapsulation.Gre : encapsulation;
+        encapsulation == Encapsulation.GreUdp ? Encapsulation.GreUdp : Encapsulation.Gre;
+
+    private IEnumerable<Encapsulation> EncapsulationsOf(PeerConfig peer) =>
+        MayUseUdp(peer) ? [EncapsulationOf(peer), Encapsulation.GreUdp] : [EncapsulationOf(peer)];
 
     // Of peers that are known to be good.
     private PeerIndex IndexOf(IEnumerable<PeerConfig> peers)

@@ -62,12 +62,13 @@ internal sealed class PeerIndex(NetworkConfig network)
     {
         PeerEndpoint endpoint = peer.Endpoint;
         Encapsulation used = network.EncapsulationOf(peer);
-        if (endpoint.Port is not null && used != Encapsulation.GreUdp)
+        bool mayUseUdp = network.MayUseUdp(peer);
+        if (endpoint.Port is not null && !mayUseUdp)
             report.Invalid("endpoint", $"endpoint {endpoint}: only gre-udp has ports", $"write {endpoint with { Port = null }}");
 
         // A UDP socket is opened at each local address, and at all of a family only where none of either is named.
         EquatableList<InetAddress> local = network.Underlay.Local;
-        if (used == Encapsulation.GreUdp && !endpoint.IsName && local.Count > 0 && local.All(own => own.IsIpv4 != endpoint.Address.IsIpv4))
+        if (mayUseUdp && !endpoint.IsName && local.Count > 0 && local.All(own => own.IsIpv4 != endpoint.Address.IsIpv4))
         {
             string family = endpoint.Address.IsIpv4 ? "IPv4" : "IPv6";
             report.Conflict(

@@ -151,7 +151,7 @@ internal static class PeerReader
                 scope.Refuse(map.Section("subnets").Place, "subnets", "subnets is empty", "a peer has at least one subnet behind it");
         }
 
-        if (map.TryReadEncapsulation("encapsulation", out Encapsulation encapsulation))
+        if (map.TryRead("encapsulation", ConfigValues.Encapsulation, out Encapsulation encapsulation))
             peer = peer with { Encapsulation = encapsulation };
 
         if (map.Has("key"))

@@ -205,9 +205,9 @@ public class ConfigReaderTests
         {
             "underlay:\n  udp_port: 1\n  interfce: eth0\n  zzz: 1\n",
             [
-                "tun0.yaml:2:3: unknown key \"udp_port\" in underlay (did you mean udp-port? allowed: local, interface, encapsulation, accept, udp-port, source-port)",
-                "tun0.yaml:3:3: unknown key \"interfce\" in underlay (did you mean interface? allowed: local, interface, encapsulation, accept, udp-port, source-port)",
-                "tun0.yaml:4:3: unknown key \"zzz\" in underlay (allowed: local, interface, encapsulation, accept, udp-port, source-port)",
+                "tun0.yaml:2:3: unknown key \"udp_port\" in underlay (did you mean udp-port? allowed: local, interface, encapsulation, allow-udp, accept, udp-port, source-port)",
+                "tun0.yaml:3:3: unknown key \"interfce\" in underlay (did you mean interface? allowed: local, interface, encapsulation, allow-udp, accept, udp-port, source-port)",
+                "tun0.yaml:4:3: unknown key \"zzz\" in underlay (allowed: local, interface, encapsulation, allow-udp, accept, udp-port, source-port)",
             ]
         },
         { "forward: true\n", ["tun0.yaml:1:1: unknown key \"forward\" in the file (it belongs under nat; allowed: interface, underlay, datapath, subnets, nat, control, peers)"] },
@@ -348,11 +348,10 @@ public class ConfigReaderTests
         {
             Vm2With("encapsulation: direct, checksum: 1"),
             [
-                "tun0.yaml:2:76: encapsulation direct: this version of tunneld carries gre and gre-udp only (write gre, gre-udp or auto)",
                 "tun0.yaml:2:94: checksum must be true or false, not \"1\" (without quotes)",
             ]
         },
-        { "underlay: {encapsulation: direct}\n", ["tun0.yaml:1:27: encapsulation direct: this version of tunneld carries gre and gre-udp only (write gre, gre-udp or auto)"] },
+        { "underlay: {allow-udp: gre}\n", ["tun0.yaml:1:23: allow-udp must be true or false, not \"gre\" (without quotes)"] },
         {
             "datapath: {receive: Raw, send: xdp, workers: 0, pin: yes, busy-poll: 50}\n",
             [

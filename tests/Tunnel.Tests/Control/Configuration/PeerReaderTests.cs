@@ -65,7 +65,6 @@ public class PeerReaderTests
         { $"{{{Endpoint}, {Subnets}, \"ephemeral\": []}}", "ephemeral", "ephemeral must be true or false, not a list (without quotes)" },
         { $"{{{Endpoint}, {Subnets}, \"key\": 4.2e1}}", "key", "key: \"4.2e1\" is not a key (0 to 4294967295, as 42, 0x2a or 0.0.0.42)" },
         { $"{{{Endpoint}, {Subnets}, \"key\": {{\"in\": 1}}}}", "key", "key has no out (give both, as {in: 1, out: 2}, or one number for both directions)" },
-        { $"{{{Endpoint}, {Subnets}, \"encapsulation\": \"direct\"}}", "encapsulation", "encapsulation direct: this version of tunneld carries gre and gre-udp only (write gre, gre-udp or auto)" },
         { $"{{{Endpoint}, {Subnets}, \"dscp\": 64}}", "dscp", "dscp: \"64\" is not a DSCP (copy, or a number from 0 to 63)" },
         { $"{{{Endpoint}, {Subnets}, \"dscp\": \"inherit\"}}", "dscp", "dscp: \"inherit\" is not a DSCP (copy, or a number from 0 to 63)" },
         { $"{{{Endpoint}, {Subnets}, \"ttl\": 0}}", "ttl", "ttl: \"0\" is not a TTL (inherit, or a number from 1 to 255)" },

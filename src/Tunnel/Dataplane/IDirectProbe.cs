@@ -1,0 +1,18 @@
+using Tunnel.Wire;
+
+namespace Tunnel.Dataplane;
+
+/// <summary>Asks addresses behind a neighbour without a tunnel, whatever the host's routes say. Any thread.</summary>
+public interface IDirectProbe
+{
+    /// <summary>Sends an ICMP echo request to a neighbour, for an address behind it. The answer may come by any way.</summary>
+    /// <param name="via">The neighbour: an underlay address on a link of this host.</param>
+    /// <param name="source">An address of this host, to which the answer comes. All three are of the same family.</param>
+    /// <param name="destination">Whom to ask.</param>
+    /// <param name="timeToLive">TTL or hop limit: with 1 nobody can answer but the neighbour itself.</param>
+    /// <param name="patience">How long to wait.</param>
+    /// <param name="cancellationToken">Gives up.</param>
+    /// <returns>Whether an answer came in time; false too where this host can't ask.</returns>
+    Task<bool> AnswersAsync(
+        InetAddress via, InetAddress source, InetAddress destination, byte timeToLive, TimeSpan patience, CancellationToken cancellationToken);
+}
