@@ -15,7 +15,7 @@ public sealed record HostLink(int Index, string Name, int Mtu, bool IsUp);
 /// <param name="Protocol">Who installed it: rtm_protocol (rtnetlink(7)).</param>
 /// <param name="Metric">Its priority; IPv6 shows 1024 where none was given.</param>
 /// <param name="Mtu">The MTU that the route sets for packets along it, in bytes; 0 where it sets none.</param>
-/// <param name="Gateway">The next hop, of the destination's family; none where the destination is on the link itself.</param>
+/// <param name="Gateway">The next hop, of the destination's family; none where the destination is on the link itself, or <paramref name="LinkIndex"/> is 0.</param>
 public sealed record HostRoute(IpPrefix Destination, int LinkIndex, byte Protocol, uint Metric, int Mtu, InetAddress Gateway = default)
 {
     /// <summary>The source of this host's own packets along it (RTA_PREFSRC); none for the kernel's choice. Is set, not read back.</summary>

@@ -216,7 +216,7 @@ internal sealed class HostNetwork : IHostNetwork
         int mtu = learnt == 0 && route.Mtu != 0 ? route.Mtu : FindLink(route.LinkIndex)?.Mtu ?? 0;
         return mtu == 0 ? null : new HostPath(
             source.IsNone ? found.Source : source, route.LinkIndex, mtu, learnt,
-            IsOnLink: found is { NeedsMore: false, Type: RTN_UNICAST } && route.Gateway.IsNone);
+            IsOnLink: found is { NeedsMore: false, Type: RTN_UNICAST } && found.Gateway.IsNone);
     }
 
     /// <inheritdoc/>

@@ -15,7 +15,7 @@ namespace Tunnel.Linux;
 internal readonly record struct NetlinkRoute(uint Table, byte Type, byte Tos, InetAddress Source, HostRoute Route)
 {
     /// <summary>The gateway (RTA_GATEWAY), or none.</summary>
-    public InetAddress Gateway => Route.Gateway;
+    public InetAddress Gateway { get; init; }
 
     /// <summary>Whether it is one that the kernel has learnt, and will forget (RTA_CACHEINFO, rta_expires): its MTU is a path's, not a route's.</summary>
     public bool IsLearnt { get; init; }
@@ -163,8 +163,10 @@ internal static class NetlinkRecords
         bool leadsNowhere = head.rtm_type is RTN_BLACKHOLE or RTN_UNREACHABLE or RTN_PROHIBIT or RTN_THROW;
         int linkIndex = severalHops || leadsNowhere ? 0 : (int)link;
         route = new NetlinkRoute(
-            table, head.rtm_type, head.rtm_tos, preferred, new HostRoute(prefix, linkIndex, head.rtm_protocol, metric, (int)mtu, gateway))
+            table, head.rtm_type, head.rtm_tos, preferred,
+            new HostRoute(prefix, linkIndex, head.rtm_protocol, metric, (int)mtu, linkIndex == 0 ? InetAddress.None : gateway))
         {
+            Gateway = gateway,
             IsLearnt = expires != 0,
             NeedsMore = needsMore,
         };

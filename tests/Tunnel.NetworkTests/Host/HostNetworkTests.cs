@@ -142,6 +142,47 @@ public sealed class HostNetworkTests
     }
 
     [SkippableTheory]
+    [InlineData("172.17.52.0/24", "10.0.202.9", "10.0.202.1")]
+    [InlineData("fd00:52::/64", "fd00:202::9", "fd00:202::1")]
+    public void ARouteIsSwitchedToAGatewayAndBack(string destination, string gateway, string source)
+    {
+        using HostNamespace space = new HostNamespace().WithDevices();
+        space.Ip("address add 10.0.202.1/24 dev d1");
+        space.Ip("address add fd00:202::1/64 dev d1 nodad");
+        using HostNetwork host = space.Run(() => new HostNetwork());
+        uint metric = destination.Contains(':', StringComparison.Ordinal) ? 1024u : 0;
+        var through = new HostRoute(Prefix(destination), host.FindLink("d0")!.Index, Ours, metric, 1400);
+        var direct = new HostRoute(Prefix(destination), host.FindLink("d1")!.Index, Ours, metric, 0, Address(gateway));
+        HostRoute Only() => Assert.Single(host.GetRoutes(), found => found.Destination == through.Destination);
+
+        host.AddRoute(through);
+        host.SwitchRoute(through, direct with { Source = Address(source) });
+        Assert.Equal(direct, Only());
+        Assert.Contains($"src {source} ", AllRoutes(space), StringComparison.Ordinal);
+        host.SwitchRoute(direct, through);
+        Assert.Equal(through, Only());
+        host.RemoveRoute(through);
+        Assert.True(Assert.Throws<HostNetworkException>(() => host.SwitchRoute(through, direct)).NotFound);
+
+        // Somebody else's beside it, or in its place.
+        space.Ip($"route add {destination} dev d1");
+        Assert.True(Assert.Throws<HostNetworkException>(() => host.SwitchRoute(through, direct)).AlreadyExists);
+        Assert.Equal("", string.Concat(host.GetRoutes().Where(route => route.Protocol == Ours)));
+    }
+
+    [SkippableFact]
+    public void ANeighbourIsOnALinkAndWhatARouterLeadsToIsNot()
+    {
+        using HostNamespace space = new HostNamespace().WithDevices();
+        space.Ip("address add 10.0.202.1/24 dev d1");
+        space.Ip("route add 10.0.203.0/24 via 10.0.202.9");
+        using HostNetwork host = space.Run(() => new HostNetwork());
+        Assert.True(host.GetPath(Address("10.0.202.7"), InetAddress.None)!.IsOnLink);
+        Assert.False(host.GetPath(Address("10.0.203.7"), InetAddress.None)!.IsOnLink);
+        Assert.False(host.GetPath(Address("10.0.202.1"), InetAddress.None)?.IsOnLink ?? false);
+    }
+
+    [SkippableTheory]
     [InlineData("172.17.52.0/24", "dev d1", 0)]
     [InlineData("172.17.52.0/24", "dev d0 proto static", 0)]
     [InlineData("172.17.52.0/24", "via 10.0.202.9 dev d1", 0)]
@@ -389,11 +430,11 @@ public sealed class HostNetworkTests
         int lo = host.FindLink("lo")!.Index;
         InetAddress none = InetAddress.None;
 
-        Assert.Equal(new HostPath(Address("192.168.40.11"), d1, 1450), host.GetPath(Address("192.168.40.12"), none));
+        Assert.Equal(new HostPath(Address("192.168.40.11"), d1, 1450, IsOnLink: true), host.GetPath(Address("192.168.40.12"), none));
         Assert.Equal(new HostPath(Address("192.168.40.11"), d1, 1300), host.GetPath(Address("198.51.100.1"), none));
         Assert.Equal(new HostPath(Address("192.168.40.21"), d1, 1300), host.GetPath(Address("198.51.100.1"), Address("192.168.40.21")));
         Assert.Equal(new HostPath(Address("192.168.40.11"), lo, 65536), host.GetPath(Address("192.168.40.11"), none));
-        Assert.Equal(new HostPath(Address("fd00:40::11"), d1, 1450), host.GetPath(Address("fd00:40::12"), none));
+        Assert.Equal(new HostPath(Address("fd00:40::11"), d1, 1450, IsOnLink: true), host.GetPath(Address("fd00:40::12"), none));
         Assert.Equal(new HostPath(Address("fd00:40::11"), d1, 1310), host.GetPath(Address("2001:db8::1"), none));
         Assert.Equal(new HostPath(Address("fd00:40::21"), d1, 1310), host.GetPath(Address("2001:db8::1"), Address("fd00:40::21")));
         Assert.Equal(new HostPath(Address("fd00:40::11"), lo, 65536), host.GetPath(Address("fd00:40::11"), none));
