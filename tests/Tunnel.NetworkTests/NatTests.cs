@@ -88,7 +88,8 @@ public sealed class NatTests(ITestOutputHelper output)
         Daemon daemon = await vm1.StartDaemonAsync(vm1.Configuration(vm2.PeerEntry()) + "subnets: [172.17.51.0/24]\nnat: {masquerade: true}\n");
         string whole = (await vm1.ShellAsync(Table)).Succeeded().Out;
         await using Background monitor = vm1.Start(null, "nft", "monitor");
-        await using Background events = vm1.Start(null, "curl", "-sN", "--unix-socket", daemon.SocketFile, "http://tunnel/v1/events");
+        await using Background events = vm1.Start(null, "curl", "-svN", "--unix-socket", daemon.SocketFile, "http://tunnel/v1/events");
+        await events.WaitForAsync("200 OK");
         await AwaitMonitorAsync(vm1, monitor);
 
         // Two of these are within the first repairs, which come at once.

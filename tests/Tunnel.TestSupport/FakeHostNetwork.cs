@@ -136,7 +136,7 @@ public sealed class FakeHostNetwork : IHostNetwork
     /// <inheritdoc/>
     public void ReplaceRoute(HostRoute route) => Locked(() =>
     {
-        int index = _routes.FindIndex(other => other with { Mtu = route.Mtu } == route);
+        int index = _routes.FindIndex(other => other with { Mtu = route.Mtu, Source = route.Source } == route);
         _routes[index] = route;
         Tell();
         return true;

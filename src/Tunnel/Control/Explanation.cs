@@ -83,7 +83,8 @@ internal sealed class Explanation(NetworkState state, RoutingSnapshot routing, I
         HostPath? path = host.GetPath(destination, InetAddress.None);
         PeerEntry? entry = state.FindPeer(settings.Name);
         IpPrefix prefix = state.Prefixes.Where(one => one.Contains(destination)).MaxBy(one => one.Length);
-        if (path is not null && entry?.OnLink is DirectWay way && NetworkState.IsDirect(entry, prefix) && path.LinkIndex == way.LinkIndex)
+        if (path is not null && entry?.OnLink is DirectWay way && NetworkState.IsDirect(entry, prefix) && path.LinkIndex == way.LinkIndex &&
+            !state.RouteProblems.ContainsKey(prefix))
         {
             Pass("host route", $"{prefix}: peer {settings.Name}, by way of {way.Gateway} on {NameOf(way.LinkIndex)}");
             Pass("encapsulation", $"direct: {entry.EncapsulationReason}");

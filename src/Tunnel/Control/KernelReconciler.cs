@@ -20,8 +20,8 @@ internal sealed record KernelState(int Mtu, IReadOnlyList<IpPrefix> Addresses, I
 internal sealed record DirectWay(int LinkIndex, InetAddress Gateway, InetAddress Source);
 
 /// <summary>
-/// Makes the host look like the wanted <see cref="KernelState"/> and keeps it so. Only routes with our protocol number, on our device or for prefixes of
-/// ours by way of a gateway, and addresses that were added here, are ever changed or removed. Not thread-safe: its owner serialises.
+/// Makes the host look like the wanted <see cref="KernelState"/> and keeps it so. Only routes with our protocol number, on our device or past it with one of
+/// its addresses as their source, and addresses that were added here, are ever changed or removed. Not thread-safe: its owner serialises.
 /// </summary>
 internal sealed class KernelReconciler
 {
@@ -39,9 +39,6 @@ internal sealed class KernelReconciler
 
     // What was there, or was made, at the last look, with its way; null through the device.
     private readonly Dictionary<IpPrefix, DirectWay?> _installed = [];
-
-    // Prefixes that are no more, and were reached without the device.
-    private readonly HashSet<IpPrefix> _unwanted = [];
     private readonly Dictionary<IpPrefix, string> _routeProblems = [];
     private readonly List<string> _problems = [];
     private bool _wasUp;
@@ -93,11 +90,6 @@ internal sealed class KernelReconciler
         _wanted = wanted;
         foreach (IpPrefix unwanted in _installed.Keys.Where(prefix => !wanted.Routes.ContainsKey(prefix)).ToArray())
         {
-            if (_installed[unwanted] is not null)
-            {
-                _unwanted.Add(unwanted);
-            }
-
             _installed.Remove(unwanted);
         }
 
@@ -123,8 +115,11 @@ internal sealed class KernelReconciler
         TimeSpan? again = null;
         Attempt(() => ReconcileMtu(link));
         Attempt(() => ReconcileUp(link, ref again));
-        Attempt(() => ReconcileAddresses(ref again));
+
+        // With an address the kernel removes the routes that have it as their source.
+        Attempt(() => AddAddresses(ref again));
         Attempt(() => ReconcileRoutes(ref again));
+        RemoveAddresses();
         TellNewProblems();
         return again;
     }
@@ -132,21 +127,20 @@ internal sealed class KernelReconciler
     /// <summary>Removes our routes and addresses; the device itself goes with its last descriptor, unless somebody made it before us.</summary>
     public void RemoveAll()
     {
-        RemoveDirect();
-        _wanted = _wanted with { Addresses = [], Routes = new Dictionary<IpPrefix, int>() };
         TimeSpan? again = null;
+        _wanted = _wanted with { Routes = new Dictionary<IpPrefix, int>() };
         Attempt(() => ReconcileRoutes(ref again));
-        Attempt(() => ReconcileAddresses(ref again));
+        _wanted = _wanted with { Addresses = [] };
+        RemoveAddresses();
     }
 
-    /// <summary>Removes those of our routes that do not go with the device.</summary>
-    public void RemoveDirect() => Attempt(() =>
+    /// <summary>Leads everything into the device, with which our routes go.</summary>
+    public void LeaveDirect()
     {
-        foreach (HostRoute route in _host.GetRoutes().Where(route => IsDirect(route) && _wanted.Routes.ContainsKey(route.Destination)))
-        {
-            Remove(() => _host.RemoveRoute(route));
-        }
-    });
+        TimeSpan? again = null;
+        _wanted = _wanted with { Direct = new Dictionary<IpPrefix, DirectWay>() };
+        Attempt(() => ReconcileRoutes(ref again));
+    }
 
     private void ReconcileMtu(HostLink link)
     {
@@ -165,21 +159,23 @@ internal sealed class KernelReconciler
         }
     }
 
-    private void ReconcileAddresses(ref TimeSpan? again)
+    private void AddAddresses(ref TimeSpan? again)
     {
-        IReadOnlyList<IpPrefix> present = _host.GetAddresses(_link);
-        foreach (IpPrefix unwanted in _ownAddresses.Except(_wanted.Addresses).ToArray())
-        {
-            Remove(() => _host.RemoveAddress(_link, unwanted));
-            _ownAddresses.Remove(unwanted);
-        }
-
-        foreach (IpPrefix missing in _wanted.Addresses.Except(present))
+        foreach (IpPrefix missing in _wanted.Addresses.Except(_host.GetAddresses(_link)))
         {
             if (MayRestore(RepairBackoff.Address(missing), wasThere: _ownAddresses.Contains(missing), ref again))
             {
                 AttemptAddress(missing);
             }
+        }
+    }
+
+    private void RemoveAddresses()
+    {
+        foreach (IpPrefix unwanted in _ownAddresses.Except(_wanted.Addresses).ToArray())
+        {
+            Remove(() => _host.RemoveAddress(_link, unwanted));
+            _ownAddresses.Remove(unwanted);
         }
     }
 
@@ -205,13 +201,12 @@ internal sealed class KernelReconciler
         ILookup<IpPrefix, HostRoute> present = _host.GetRoutes().ToLookup(route => route.Destination);
         foreach (HostRoute route in present.SelectMany(routes => routes))
         {
-            if (!_wanted.Routes.ContainsKey(route.Destination) && (IsOwn(route) || (IsDirect(route) && _unwanted.Contains(route.Destination))))
+            if (!_wanted.Routes.ContainsKey(route.Destination) && (IsOwn(route) || IsDirect(route)))
             {
                 Remove(() => _host.RemoveRoute(route));
             }
         }
 
-        _unwanted.Clear();
         foreach ((IpPrefix prefix, int mtu) in _wanted.Routes)
         {
             ReconcileRoute(WantedRoute(prefix, mtu), present[prefix], ref again);
@@ -235,9 +230,9 @@ internal sealed class KernelReconciler
                 Remove(() => _host.RemoveRoute(other));
             }
 
-            if (right.Protocol == RouteProtocol && right.Mtu != wanted.Mtu)
+            if (right.Protocol == RouteProtocol && (right.Mtu, right.Source) != (wanted.Mtu, wanted.Source))
             {
-                Attempt(() => _host.ReplaceRoute(right with { Mtu = wanted.Mtu }));
+                Attempt(() => _host.ReplaceRoute(wanted with { Metric = right.Metric }));
             }
         }
         else if (other is not null)
@@ -270,7 +265,11 @@ internal sealed class KernelReconciler
 
     private bool IsOwn(HostRoute route) => route.LinkIndex == _link && route.Protocol == RouteProtocol;
 
-    private bool IsDirect(HostRoute route) => route.LinkIndex != _link && route.Protocol == RouteProtocol && !route.Gateway.IsNone;
+    // Past the device. Another network's have another source; IPv6 forgets the source with the address, so what is as it is to be is ours.
+    private bool IsDirect(HostRoute route) =>
+        route.LinkIndex != _link && route.Protocol == RouteProtocol && !route.Gateway.IsNone &&
+        (_wanted.Addresses.Concat(_ownAddresses).Any(own => own.Address == route.Source) ||
+        (route.Source.IsNone && _wanted.Direct.TryGetValue(route.Destination, out DirectWay? way) && (way.LinkIndex, way.Gateway) == (route.LinkIndex, route.Gateway)));
 
     private static DirectWay? WayOf(HostRoute route) => route.Gateway.IsNone ? null : new DirectWay(route.LinkIndex, route.Gateway, route.Source);
 
@@ -300,7 +299,7 @@ internal sealed class KernelReconciler
 
     private HostRoute WantedRoute(IpPrefix prefix, int mtu) =>
         _wanted.Direct.GetValueOrDefault(prefix) is DirectWay way
-            ? new HostRoute(prefix, way.LinkIndex, RouteProtocol, MetricOf(prefix), 0, way.Gateway) { Source = way.Source }
+            ? new HostRoute(prefix, way.LinkIndex, RouteProtocol, MetricOf(prefix), mtu, way.Gateway) { Source = way.Source }
             : NewRoute(prefix, mtu);
 
     private HostRoute NewRoute(IpPrefix prefix, int mtu) =>

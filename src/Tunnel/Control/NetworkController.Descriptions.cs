@@ -139,11 +139,12 @@ internal sealed partial class NetworkController
         IEnumerable<string> routes = config.Subnets
             .Where(state.RouteProblems.ContainsKey)
             .Select(prefix => $"no route for {prefix}: {state.RouteProblems[prefix]}");
+        bool isRefused = entry.DirectSubnets.Count > 0 && entry.DirectSubnets.All(state.RouteProblems.ContainsKey);
         return new PeerModel(
             config.Name,
             config.Endpoint.ToString(),
             Texts(config.Subnets),
-            entry.Encapsulation.ToWord(),
+            (isRefused ? state.Config.EncapsulationOf(config) : entry.Encapsulation).ToWord(),
             key,
             config.Checksum,
             config.Sequence,
@@ -172,7 +173,7 @@ internal sealed partial class NetworkController
             health?.Loss is double loss ? Math.Round(loss * 100, 1) : null,
             entry.Peer.Settings.Gmtu + entry.Peer.Settings.Overhead,
             health?.IsPathMtuConfirmed ?? false,
-            entry.EncapsulationReason);
+            isRefused ? "the host would not take the plain route" : entry.EncapsulationReason);
     }
 
     private static IReadOnlyList<string> Texts<T>(IEnumerable<T> values)

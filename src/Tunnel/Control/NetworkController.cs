@@ -69,7 +69,7 @@ internal sealed partial class NetworkController : IAsyncDisposable
         Wanted = config;
         _monitor = new NetworkMonitor(parts.Probes, () => State, parts.WakeProber, FollowPaths, parts.Events, parts.Time, log);
         _chooser = new EncapsulationChooser(
-            new ChooserParts(() => State, _monitor, parts.DirectProbe, parts.Examiners?.Settings, FollowPaths), parts.Events, parts.Time, log);
+            new ChooserParts(() => State, _monitor, parts.DirectProbe, parts.Examiners?.Settings, () => _firewall.View.Table is not null, FollowPaths), parts.Events, parts.Time, log);
     }
 
     /// <summary>The configuration to start with.</summary>
@@ -195,7 +195,7 @@ internal sealed partial class NetworkController : IAsyncDisposable
     /// <summary>Leaves routes and addresses in place at the end: a next process goes on with the device, or the device goes with them.</summary>
     /// <param name="hasSuccessor">
     /// Whether a next process is sure to come, so that what does not go with the device is left too: the network's part of the firewall, and routes
-    /// without a tunnel.
+    /// without a tunnel. Where that is not sure, these lead into the device from now on.
     /// </param>
     public void LeaveHost(bool hasSuccessor)
     {
@@ -221,7 +221,7 @@ internal sealed partial class NetworkController : IAsyncDisposable
         }
         else if (!_hasSuccessor)
         {
-            _kernel.RemoveDirect();
+            _kernel.LeaveDirect();
         }
 
         await _firewall.DisposeAsync();
@@ -505,12 +505,15 @@ internal sealed partial class NetworkController : IAsyncDisposable
         Volatile.Write(ref _state, next with { Problems = [.. _kernel.Problems, .. coalescing], RouteProblems = routeProblems });
     }
 
-    // Is told by the monitor; what it has found out stands in the peers' targets.
+    // Is told by the monitor, whose findings stand in the peers' targets, and by the chooser, who is asked. Any thread.
     private void FollowPaths()
     {
-        if (_pathsChanged.CurrentCount == 0)
+        lock (_pathsChanged)
         {
-            _pathsChanged.Release();
+            if (_pathsChanged.CurrentCount == 0)
+            {
+                _pathsChanged.Release();
+            }
         }
     }
 

@@ -146,8 +146,9 @@ internal sealed record NetworkState(
     }
 
     /// <summary>The largest packet that may go to a peer's subnet, in bytes.</summary>
-    public int RouteMtu(PeerEntry entry, IpPrefix prefix) =>
-        Math.Min(Mtu, prefix.Address.IsIpv4 ? entry.Peer.Settings.Gmtu : entry.Peer.LargestIpv6);
+    public int RouteMtu(PeerEntry entry, IpPrefix prefix) => IsDirect(entry, prefix)
+        ? entry.Peer.Settings.Gmtu + entry.Peer.Settings.Overhead
+        : Math.Min(Mtu, prefix.Address.IsIpv4 ? entry.Peer.Settings.Gmtu : entry.Peer.LargestIpv6);
 
     /// <summary>What the kernel is to look like. A route says its MTU only where it is less than the device's.</summary>
     public KernelState ToKernelState()
@@ -156,7 +157,7 @@ internal sealed record NetworkState(
         foreach ((IpPrefix prefix, PeerEntry entry) in Owners)
         {
             int mtu = RouteMtu(entry, prefix);
-            routes[prefix] = entry.Peer.IsReady && mtu < Mtu && !IsDirect(entry, prefix) ? mtu : 0;
+            routes[prefix] = IsDirect(entry, prefix) || (entry.Peer.IsReady && mtu < Mtu) ? mtu : 0;
         }
 
         return new KernelState(Mtu, Config.Interface.Addresses, routes)
@@ -165,7 +166,6 @@ internal sealed record NetworkState(
         };
     }
 
-    /// <summary>Whether a peer's subnet is reached without a tunnel: a neighbour leads to addresses of its own family.</summary>
-    public static bool IsDirect(PeerEntry entry, IpPrefix subnet) =>
-        entry is { Encapsulation: Encapsulation.Direct, OnLink: not null } && subnet.Address.IsIpv4 == entry.Address.IsIpv4;
+    /// <summary>Whether a peer's subnet is reached without a tunnel.</summary>
+    public static bool IsDirect(PeerEntry entry, IpPrefix subnet) => entry.DirectSubnets.Contains(subnet);
 }

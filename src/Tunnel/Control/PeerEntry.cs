@@ -21,8 +21,11 @@ internal sealed record PeerEntry(PeerConfig Config, InetAddress Address, Peer Pe
     /// <summary>Whether the length of packets follows the path's MTU.</summary>
     public bool FollowsPathMtu => Config.FollowsPathMtuTo(Address);
 
-    /// <summary>The way to its host where that is a neighbour on a link of this host; null where it is not.</summary>
+    /// <summary>The way to its host where that is a neighbour on a link, and this host has an overlay address of its family; else null.</summary>
     public DirectWay? OnLink { get; init; }
+
+    /// <summary>Its subnets to which packets go that way, without a tunnel.</summary>
+    public EquatableList<IpPrefix> DirectSubnets { get; init; } = [];
 
     /// <summary>How packets reach it: what is configured, or what that has come to.</summary>
     public Encapsulation Encapsulation { get; init; }
@@ -43,7 +46,7 @@ internal sealed record PeerEntry(PeerConfig Config, InetAddress Address, Peer Pe
     /// <summary>Whether nobody who uses the peer would see a difference.</summary>
     public bool LooksLike(PeerEntry other) =>
         Peer.Settings == other.Peer.Settings && LinkMtu == other.LinkMtu && LearntMtu == other.LearntMtu && IsWithdrawn == other.IsWithdrawn &&
-        OnLink == other.OnLink && Encapsulation == other.Encapsulation && EncapsulationReason == other.EncapsulationReason &&
+        OnLink == other.OnLink && DirectSubnets.Equals(other.DirectSubnets) && Encapsulation == other.Encapsulation && EncapsulationReason == other.EncapsulationReason &&
         Problems.SequenceEqual(other.Problems);
 
     /// <summary>All workers' counters added up.</summary>

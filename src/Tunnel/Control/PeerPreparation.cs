@@ -152,10 +152,11 @@ internal sealed class PeerPreparation(IHostNetwork host, int tunIndex, int worke
         Encapsulation configured = config.ConfiguredFor(peer);
         EncapsulationChoice choice = configured == Encapsulation.Auto ? choiceOf(peer.Name) : EncapsulationChoice.None;
         Encapsulation tunnel = choice.IsUdp && config.MayUseUdp(peer) ? Encapsulation.GreUdp : config.EncapsulationOf(peer);
-        DirectWay? onLink = configured is Encapsulation.Auto or Encapsulation.Direct && path is { IsOnLink: true }
-            ? new DirectWay(path.LinkIndex, address, OverlayAddress(config, address.IsIpv4))
-            : null;
-        bool isDirect = onLink is not null && (configured == Encapsulation.Direct || choice.IsDirect);
+        InetAddress source = config.Interface.Addresses.Select(own => own.Address).FirstOrDefault(own => own.IsIpv4 == address.IsIpv4);
+        DirectWay? onLink = path is { IsOnLink: true } && !source.IsNone ? new DirectWay(path.LinkIndex, address, source) : null;
+        EquatableList<IpPrefix> direct = onLink is null ? []
+            : configured == Encapsulation.Direct ? [.. peer.Subnets.Where(subnet => subnet.Address.IsIpv4 == address.IsIpv4)]
+            : [.. peer.Subnets.Intersect(choice.Direct)];
         ushort udpPort = config.UdpPortOf(peer, tunnel);
         UnderlayTarget? target = old?.Peer.Target is UnderlayTarget was && was.Endpoint == address && was.UdpPort == udpPort ? was : null;
         int linkMtu = Math.Min(path?.Mtu ?? UsualUnderlayMtu, LargestIpPacket);
@@ -187,21 +188,19 @@ internal sealed class PeerPreparation(IHostNetwork host, int tunIndex, int worke
             LinkMtu = linkMtu,
             LearntMtu = learntMtu,
             OnLink = onLink,
-            Encapsulation = isDirect ? Encapsulation.Direct : tunnel,
+            DirectSubnets = direct,
+            Encapsulation = direct.Count > 0 ? Encapsulation.Direct : tunnel,
             EncapsulationReason = configured switch
             {
                 Encapsulation.Auto => choice.Reason,
-                Encapsulation.Direct when isDirect => $"{address} is a neighbour",
+                Encapsulation.Direct when direct.Count > 0 => $"{address} is a neighbour",
+                Encapsulation.Direct when path is { IsOnLink: true } => $"direct is configured, but this host has no overlay address, or the peer no subnet, of the family of {peer.Endpoint}",
                 Encapsulation.Direct => $"direct is configured, but {peer.Endpoint} is not a neighbour on a link of this host",
                 _ => null,
             },
             IsWithdrawn = peer.OnDown == OnDown.Withdraw && prepared.Target.IsDown,
         };
     }
-
-    // By which the peer knows this host.
-    private static InetAddress OverlayAddress(NetworkConfig config, bool isIpv4) =>
-        config.Interface.Addresses.Select(own => own.Address).FirstOrDefault(own => own.IsIpv4 == isIpv4);
 
     // What was found out by probes goes before what routers have said. Neither is believed beyond the link's MTU, nor below the floor.
     private static int PathMtuOf(int linkMtu, int learntMtu, UnderlayTarget? target, int floor)

@@ -6,7 +6,8 @@ namespace Tunnel.Dataplane;
 public interface IDirectProbe
 {
     /// <summary>Sends an ICMP echo request to a neighbour, for an address behind it. The answer may come by any way.</summary>
-    /// <param name="via">The neighbour: an underlay address on a link of this host.</param>
+    /// <param name="linkIndex">The device.</param>
+    /// <param name="via">The neighbour: an underlay address on that device's link.</param>
     /// <param name="source">An address of this host, to which the answer comes. All three are of the same family.</param>
     /// <param name="destination">Whom to ask.</param>
     /// <param name="timeToLive">TTL or hop limit: with 1 nobody can answer but the neighbour itself.</param>
@@ -14,5 +15,11 @@ public interface IDirectProbe
     /// <param name="cancellationToken">Gives up.</param>
     /// <returns>Whether an answer came in time; false too where this host can't ask.</returns>
     Task<bool> AnswersAsync(
-        InetAddress via, InetAddress source, InetAddress destination, byte timeToLive, TimeSpan patience, CancellationToken cancellationToken);
+        int linkIndex,
+        InetAddress via,
+        InetAddress source,
+        InetAddress destination,
+        byte timeToLive,
+        TimeSpan patience,
+        CancellationToken cancellationToken);
 }

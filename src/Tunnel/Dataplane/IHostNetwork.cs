@@ -18,7 +18,7 @@ public sealed record HostLink(int Index, string Name, int Mtu, bool IsUp);
 /// <param name="Gateway">The next hop, of the destination's family; none where the destination is on the link itself, or <paramref name="LinkIndex"/> is 0.</param>
 public sealed record HostRoute(IpPrefix Destination, int LinkIndex, byte Protocol, uint Metric, int Mtu, InetAddress Gateway = default)
 {
-    /// <summary>The source of this host's own packets along it (RTA_PREFSRC); none for the kernel's choice. Is set, not read back.</summary>
+    /// <summary>The source of this host's own packets along it (RTA_PREFSRC), where there is a gateway; none for the kernel's choice.</summary>
     public InetAddress Source { get; init; }
 }
 

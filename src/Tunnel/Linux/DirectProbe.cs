@@ -15,12 +15,22 @@ internal sealed class DirectProbe : IDirectProbe
     // A raw socket of this protocol takes whole packets and receives nothing.
     private const ProtocolType WholePackets = (ProtocolType)255;
 
+    // socket(7).
+    private const int SOL_SOCKET = 1;
+    private const int SO_BINDTOIFINDEX = 62;
+
     private const int TokenLength = 16;
     private const int MessageLength = IcmpMessage.HeaderLength + TokenLength;
 
     /// <inheritdoc/>
     public async Task<bool> AnswersAsync(
-        InetAddress via, InetAddress source, InetAddress destination, byte timeToLive, TimeSpan patience, CancellationToken cancellationToken)
+        int linkIndex,
+        InetAddress via,
+        InetAddress source,
+        InetAddress destination,
+        byte timeToLive,
+        TimeSpan patience,
+        CancellationToken cancellationToken)
     {
         using var timeout = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken);
         timeout.CancelAfter(patience);
@@ -31,7 +41,8 @@ internal sealed class DirectProbe : IDirectProbe
             receiver.Bind(new IPEndPoint(source.ToIPAddress(), 0));
             using var sender = new Socket(family, SocketType.Raw, WholePackets);
 
-            // Through no router, wherever the routes lead by now.
+            // By that device and through no router, wherever the routes lead by now.
+            sender.SetRawSocketOption(SOL_SOCKET, SO_BINDTOIFINDEX, BitConverter.GetBytes(linkIndex));
             sender.SetSocketOption(SocketOptionLevel.Socket, SocketOptionName.DontRoute, true);
             byte[] token = new byte[TokenLength];
             Random.Shared.NextBytes(token);
@@ -59,6 +70,9 @@ internal sealed class DirectProbe : IDirectProbe
         byte[] packet = new byte[header + MessageLength];
         Span<byte> message = packet.AsSpan(header);
         message[0] = source.IsIpv4 ? IcmpMessage.EchoRequest : IcmpMessage.EchoRequestIpv6;
+
+        // A new identifier and number each time: for the firewalls on the way it must be a new connection, as a container's first packet is.
+        Random.Shared.NextBytes(message.Slice(4, 4));
         token.CopyTo(message[IcmpMessage.HeaderLength..]);
         uint pseudoHeader = 0;
         if (source.IsIpv4)

@@ -164,7 +164,10 @@ internal static class NetlinkRecords
         int linkIndex = severalHops || leadsNowhere ? 0 : (int)link;
         route = new NetlinkRoute(
             table, head.rtm_type, head.rtm_tos, preferred,
-            new HostRoute(prefix, linkIndex, head.rtm_protocol, metric, (int)mtu, linkIndex == 0 ? InetAddress.None : gateway))
+            new HostRoute(prefix, linkIndex, head.rtm_protocol, metric, (int)mtu, linkIndex == 0 ? InetAddress.None : gateway)
+            {
+                Source = gateway.IsNone ? InetAddress.None : preferred,
+            })
         {
             Gateway = gateway,
             IsLearnt = expires != 0,

@@ -152,13 +152,14 @@ public sealed class HostNetworkTests
         using HostNetwork host = space.Run(() => new HostNetwork());
         uint metric = destination.Contains(':', StringComparison.Ordinal) ? 1024u : 0;
         var through = new HostRoute(Prefix(destination), host.FindLink("d0")!.Index, Ours, metric, 1400);
-        var direct = new HostRoute(Prefix(destination), host.FindLink("d1")!.Index, Ours, metric, 0, Address(gateway));
+        var direct = new HostRoute(Prefix(destination), host.FindLink("d1")!.Index, Ours, metric, 1500, Address(gateway)) { Source = Address(source) };
         HostRoute Only() => Assert.Single(host.GetRoutes(), found => found.Destination == through.Destination);
 
         host.AddRoute(through);
-        host.SwitchRoute(through, direct with { Source = Address(source) });
+        host.SwitchRoute(through, direct);
         Assert.Equal(direct, Only());
-        Assert.Contains($"src {source} ", AllRoutes(space), StringComparison.Ordinal);
+        host.ReplaceRoute(direct with { Mtu = 1400 });
+        Assert.Equal(direct with { Mtu = 1400 }, Only());
         host.SwitchRoute(direct, through);
         Assert.Equal(through, Only());
         host.RemoveRoute(through);

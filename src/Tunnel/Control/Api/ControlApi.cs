@@ -207,7 +207,9 @@ internal sealed partial class ControlApi : IAsyncDisposable
         using EventStream.Subscription subscription = _events.Subscribe();
         context.Response.ContentType = "application/x-ndjson";
         using var ends = CancellationTokenSource.CreateLinkedTokenSource(context.RequestAborted, _app.Lifetime.ApplicationStopping);
-        await context.Response.StartAsync(ends.Token);
+
+        // So that who asks knows from when on.
+        await context.Response.Body.FlushAsync(ends.Token);
         try
         {
             await foreach (NetworkEvent happened in subscription.Events.ReadAllAsync(ends.Token))

@@ -78,12 +78,13 @@ internal sealed class PeerIndex(NetworkConfig network)
         }
 
         EquatableList<Encapsulation> accept = network.Underlay.Accept;
-        if (accept.Count > 0 && !accept.Contains(used))
+        Encapsulation[] uses = mayUseUdp ? [used, Encapsulation.GreUdp] : [used];
+        foreach (Encapsulation missing in accept.Count > 0 ? uses.Except(accept) : [])
         {
             report.Warn(
                 "encapsulation",
-                $"peer {peer.Name} uses {used.ToWord()}, which underlay.accept{At(network.Source.Find("underlay.accept"))} leaves out",
-                $"add {used.ToWord()} to it, unless the peer answers by another encapsulation");
+                $"peer {peer.Name} uses {missing.ToWord()}, which underlay.accept{At(network.Source.Find("underlay.accept"))} leaves out",
+                $"add {missing.ToWord()} to it, unless the peer answers by another encapsulation");
         }
     }
 

@@ -8,13 +8,13 @@ using Tunnel.Wire;
 namespace Tunnel.Control.Encapsulations;
 
 /// <summary>What the choice for a peer has come to.</summary>
-/// <param name="IsDirect">Whether packets go without a tunnel, where the peer's host is on a link.</param>
+/// <param name="Direct">The peer's subnets to which packets go without a tunnel, where its host is a neighbour; in the peer's order.</param>
 /// <param name="IsUdp">Whether what goes through the tunnel goes by GRE-in-UDP.</param>
 /// <param name="Reason">Why, for people.</param>
-internal sealed record EncapsulationChoice(bool IsDirect, bool IsUdp, string Reason)
+internal sealed record EncapsulationChoice(EquatableList<IpPrefix> Direct, bool IsUdp, string Reason)
 {
     /// <summary>Before anything has been tried.</summary>
-    public static readonly EncapsulationChoice None = new(IsDirect: false, IsUdp: false, "nothing has been tried yet");
+    public static readonly EncapsulationChoice None = new([], IsUdp: false, "nothing has been tried yet");
 }
 
 /// <summary>What the choice needs of the network.</summary>
@@ -22,9 +22,10 @@ internal sealed record EncapsulationChoice(bool IsDirect, bool IsUdp, string Rea
 /// <param name="Monitor">Who knows whether peers answer.</param>
 /// <param name="Probe">Asks without a tunnel; null where nobody can.</param>
 /// <param name="Settings">The kernel's settings; null where they can't be read.</param>
+/// <param name="HasSourceNat">Whether somebody on this host changes the sources of packets.</param>
 /// <param name="Changed">Is told that something else has been chosen.</param>
 internal sealed record ChooserParts(
-    Func<NetworkState> Network, NetworkMonitor Monitor, IDirectProbe? Probe, IHostSettings? Settings, Action Changed);
+    Func<NetworkState> Network, NetworkMonitor Monitor, IDirectProbe? Probe, IHostSettings? Settings, Func<bool> HasSourceNat, Action Changed);
 
 /// <summary>
 /// Chooses for the peers whose encapsulation is `auto`, and tries from time to time whether something better works. Runs on the thread pool, one turn at
@@ -32,13 +33,12 @@ internal sealed record ChooserParts(
 /// </summary>
 internal sealed partial class EncapsulationChooser(ChooserParts parts, EventStream events, TimeProvider time, ILogger log) : IAsyncDisposable
 {
+    // With something to choose, and without.
     private static readonly TimeSpan Pace = TimeSpan.FromMilliseconds(200);
+    private static readonly TimeSpan IdlePace = TimeSpan.FromSeconds(1);
 
     // A neighbour answers at once.
     private static readonly TimeSpan Patience = TimeSpan.FromMilliseconds(500);
-
-    // What is asked at a time; those that packets went to last.
-    private const int MostCandidates = 4;
 
     private readonly ConcurrentDictionary<string, EncapsulationChoice> _choices = new(StringComparer.Ordinal);
     private readonly Dictionary<string, Way> _ways = new(StringComparer.Ordinal);
@@ -63,20 +63,20 @@ internal sealed partial class EncapsulationChooser(ChooserParts parts, EventStre
     public async Task LookAsync()
     {
         NetworkState state = parts.Network();
-        PeerEntry[] entries = [.. state.Peers.Where(entry => entry.Peer.IsReady && state.Config.ConfiguredFor(entry.Config) == Encapsulation.Auto)];
+        PeerEntry[] entries = [.. state.Peers.Where(entry => state.Config.ConfiguredFor(entry.Config) == Encapsulation.Auto)];
         foreach (string gone in _ways.Keys.Except(entries.Select(entry => entry.Config.Name), StringComparer.Ordinal).ToArray())
         {
             _ways.Remove(gone);
             _choices.TryRemove(gone, out _);
         }
 
-        bool isStrict = entries.Length > 0 && IsReversePathStrict(state.Config.Name);
-        Way[] ways = [.. entries.Select(WayOf)];
-        await Task.WhenAll(ways.Select(way => LookAsync(way, state.Config, isStrict)));
+        // What was found out of a peer that can't be reached for a moment still holds.
+        Way[] ways = [.. entries.Where(entry => entry.Peer.IsReady).Select(WayOf)];
+        await Task.WhenAll(ways.Select(way => LookAsync(way, state.Config)));
         bool changed = false;
         foreach (Way way in ways)
         {
-            changed |= Publish(way, state.Config, isStrict);
+            changed |= Publish(way, state.Config);
         }
 
         if (changed)
@@ -95,6 +95,7 @@ internal sealed partial class EncapsulationChooser(ChooserParts parts, EventStre
             while (await timer.WaitForNextTickAsync(_stop.Token))
             {
                 await TryLookAsync();
+                timer.Period = _ways.Count > 0 ? Pace : IdlePace;
             }
         }
         catch (OperationCanceledException)
@@ -123,7 +124,7 @@ internal sealed partial class EncapsulationChooser(ChooserParts parts, EventStre
         string name = entry.Config.Name;
         if (!_ways.TryGetValue(name, out Way? way) || way.Entry.Address != entry.Address || way.Entry.Peer.Settings.Local != entry.Peer.Settings.Local)
         {
-            way = new Way(new AutoEncapsulation(Now), entry);
+            way = new Way(new TunnelChoice(Now), entry);
             _ways[name] = way;
         }
 
@@ -131,81 +132,98 @@ internal sealed partial class EncapsulationChooser(ChooserParts parts, EventStre
         return way;
     }
 
-    private async Task LookAsync(Way way, NetworkConfig config, bool isStrict)
+    private async Task LookAsync(Way way, NetworkConfig config)
     {
         PeerEntry entry = way.Entry;
-        if (parts.Probe is not IDirectProbe probe || entry.OnLink is not DirectWay link || isStrict)
+        way.Hindrance = FindHindrance(entry, config);
+        FollowDestinations(way);
+        foreach (DirectTrial trial in way.Trials)
         {
-            way.Auto.LeaveDirect();
-        }
-        else
-        {
-            FollowDestinations(way);
-            if (way.Candidates.Count > 0 && way.Auto.IsDirectDue(Now))
+            if (way.Hindrance is not null)
             {
-                way.Auto.HearDirect(await AskAsync(probe, way, link, SourceFor(config, entry)), Now);
+                trial.Leave();
+            }
+            else if (trial.IsDue(Now))
+            {
+                trial.Hear(await AskAsync(trial, entry.OnLink!), Now);
             }
         }
 
-        bool isHeard = entry.Config.Keepalive == Keepalive.Off || parts.Monitor.HealthOf(entry.Peer) is not PeerHealth health ||
+        // A peer whose subnets another one has taken over is not tried anew: they would come back to it.
+        bool isHeard = entry.IsWithdrawn || entry.Config.Keepalive == Keepalive.Off || parts.Monitor.HealthOf(entry.Peer) is not PeerHealth health ||
             health.State == PeerState.Up || (health.State == PeerState.Degraded && health.RoundTrip is not null);
-        way.Auto.LookAtTunnel(isHeard, config.Underlay.AllowUdp, Now);
-        if (isHeard && way.Auto.IsPlainDue(Now))
+        way.Tunnel.Look(isHeard, config.Underlay.AllowUdp, Now);
+        if (isHeard && way.Tunnel.IsPlainDue(Now))
         {
             var plain = new Peer(entry.Peer.Settings with { UdpPort = 0 }, entry.Peer.Counters, entry.Peer.Sequences);
-            way.Auto.HearPlain(await parts.Monitor.PingAsync(plain, EchoMessage.Length, _stop.Token) is not null, Now);
+            way.Tunnel.HearPlain(await parts.Monitor.PingAsync(plain, EchoMessage.Length, _stop.Token) is not null, Now);
         }
     }
+
+    // Why there is no way without a tunnel, for people; null where there may be.
+    private string? FindHindrance(PeerEntry entry, NetworkConfig config) =>
+        entry.OnLink is null ? $"{entry.Address} is not a neighbour on a link of this host, or this host has no overlay address of its family"
+        : parts.Probe is null ? "nobody can be asked without a tunnel"
+
+        // Answers may come through the tunnel: what comes another way than it would go is dropped then (ip-sysctl).
+        : entry.Address.IsIpv4 && IsReversePathStrict(config.Name) ? $"rp_filter is strict on {config.Name}, so nothing may come another way than it goes"
+
+        // Whose sources to keep is told by the device then (docs/decisions/0022).
+        : config.Subnets.Count == 0 && parts.HasSourceNat() ? "this host masquerades, and subnets does not say whose sources are to be kept"
+        : null;
 
     // Whoever packets go to is there, most likely. The packet threads say so when asked to.
     private static void FollowDestinations(Way way)
     {
+        EquatableList<IpPrefix> subnets = way.Entry.Config.Subnets;
+        way.Trials.RemoveAll(trial => !subnets.Contains(trial.Subnet));
         UnderlayTarget target = way.Entry.Peer.Target;
-        if (target.TryTakeDestination(out InetAddress destination) && destination.IsIpv4 == way.Entry.Address.IsIpv4 && !way.Hosts.Contains(destination))
+        if (target.TryTakeDestination(out InetAddress destination) && destination.IsIpv4 == way.Entry.Address.IsIpv4)
         {
-            way.Candidates.Remove(destination);
-            way.Candidates.Insert(0, destination);
-            way.Candidates.RemoveRange(Math.Min(way.Candidates.Count, MostCandidates), Math.Max(0, way.Candidates.Count - MostCandidates));
+            IpPrefix subnet = subnets.Where(subnet => subnet.Contains(destination)).MaxBy(subnet => subnet.Length);
+            if (subnet != default && !way.Trials.Exists(trial => trial.Subnet == subnet))
+            {
+                way.Trials.Add(new DirectTrial(subnet));
+            }
+
+            way.Trials.Find(trial => trial.Subnet == subnet)?.Note(destination);
         }
 
         target.SeekDestination();
     }
 
     // The peer's host itself proves nothing for those behind it: their packets are forwarded, through its firewall.
-    private async Task<bool> AskAsync(IDirectProbe probe, Way way, DirectWay link, InetAddress source)
+    private async Task<InetAddress> AskAsync(DirectTrial trial, DirectWay way)
     {
-        bool hasMore = way.Entry.Config.Subnets.Any(subnet => subnet.Address.IsIpv4 == source.IsIpv4 && subnet.Length < subnet.MaxLength);
-        Task<bool> Ask(InetAddress candidate, byte timeToLive) => probe.AnswersAsync(link.Gateway, source, candidate, timeToLive, Patience, _stop.Token);
-        (InetAddress Address, bool IsHost, bool Answers)[] asked = await Task.WhenAll(way.Candidates.ToArray().Select(async candidate =>
+        Task<bool> Ask(InetAddress candidate, byte timeToLive) => parts.Probe!.AnswersAsync(way.LinkIndex, way.Gateway, way.Source, candidate, timeToLive, Patience, _stop.Token);
+        (InetAddress Address, bool IsHost, bool Answers)[] asked = await Task.WhenAll(trial.Candidates.ToArray().Select(async candidate =>
         {
-            Task<bool> isHost = hasMore && !way.Auto.IsDirect ? Ask(candidate, 1) : Task.FromResult(false);
+            Task<bool> isHost = trial is { HasOthers: true, IsDirect: false } ? Ask(candidate, 1) : Task.FromResult(false);
             bool answers = await Ask(candidate, 64);
             return (candidate, await isHost, answers);
         }));
-        way.Hosts.UnionWith(asked.Where(one => one.IsHost).Select(one => one.Address));
-        way.Candidates.RemoveAll(way.Hosts.Contains);
-        InetAddress first = asked.FirstOrDefault(one => one is { Answers: true, IsHost: false }).Address;
-        way.Answering = first.IsNone ? way.Answering : first;
-        return !first.IsNone;
+        foreach ((InetAddress address, _, _) in asked.Where(one => one.IsHost))
+        {
+            trial.NoteHost(address);
+        }
+
+        return asked.FirstOrDefault(one => one is { Answers: true, IsHost: false }).Address;
     }
 
-    private static InetAddress SourceFor(NetworkConfig config, PeerEntry entry) =>
-        config.Interface.Addresses.Select(address => address.Address).FirstOrDefault(address => address.IsIpv4 == entry.Address.IsIpv4);
-
-    // Answers may come through the tunnel: what comes another way than it would go is dropped then (ip-sysctl, rp_filter).
     private bool IsReversePathStrict(string device) =>
         new[] { "all", device }.Max(name => parts.Settings?.Read($"net/ipv4/conf/{name}/rp_filter")) == "1";
 
     // Returns whether something else is chosen than before.
-    private bool Publish(Way way, NetworkConfig config, bool isStrict)
+    private bool Publish(Way way, NetworkConfig config)
     {
         string name = way.Entry.Config.Name;
         EncapsulationChoice before = ChoiceOf(name);
-        var choice = new EncapsulationChoice(way.Auto.IsDirect, way.Auto.IsUdp, Reason(way, config, isStrict));
+        EquatableList<IpPrefix> direct = [.. way.Entry.Config.Subnets.Where(subnet => way.Trials.Exists(trial => trial.IsDirect && trial.Subnet == subnet))];
+        var choice = new EncapsulationChoice(direct, way.Tunnel.IsUdp && config.Underlay.AllowUdp, Reason(way));
         _choices[name] = choice;
-        if (before.IsDirect != choice.IsDirect || before.IsUdp != choice.IsUdp)
+        if (!before.Direct.Equals(choice.Direct) || before.IsUdp != choice.IsUdp)
         {
-            string detail = $"{(choice.IsDirect ? "direct" : choice.IsUdp ? "gre-udp" : "gre")}: {choice.Reason}";
+            string detail = $"{(direct.Count > 0 ? "direct" : choice.IsUdp ? "gre-udp" : "gre")}: {choice.Reason}";
             events.Publish("encapsulation-changed", name, detail);
             LogChosen(name, detail);
         }
@@ -213,16 +231,17 @@ internal sealed partial class EncapsulationChooser(ChooserParts parts, EventStre
         return before != choice;
     }
 
-    private static string Reason(Way way, NetworkConfig config, bool isStrict)
+    private static string Reason(Way way)
     {
-        PeerEntry entry = way.Entry;
-        string direct = entry.OnLink is null ? $"{entry.Address} is not a neighbour on a link of this host"
-            : way.Auto.IsDirect ? $"{entry.Address} is a neighbour, and {way.Answering} behind it answers without a tunnel"
-            : isStrict ? $"rp_filter is strict on {config.Name}, so nothing may come another way than it goes"
-            : way.Auto.HasMissed ? $"{string.Join(", ", way.Candidates)} behind it did not answer without a tunnel"
-            : way.Candidates.Count > 0 ? "a way without a tunnel is being tried"
-            : "a way without a tunnel is tried once packets go to somebody behind it";
-        return way.Auto.IsUdp ? $"{direct}; plain GRE was not answered" : direct;
+        DirectTrial[] direct = [.. way.Trials.Where(trial => trial.IsDirect)];
+        string left = string.Join(", ", way.Entry.Config.Subnets.Except(direct.Select(trial => trial.Subnet)));
+        string reason = way.Hindrance
+            ?? (direct.Length > 0 ? $"{way.Entry.Address} is a neighbour, and {string.Join(", ", direct.Select(trial => trial.Answered))} behind it answered without a tunnel"
+            : way.Trials.Exists(trial => trial.HasMissed) ? "nobody behind it answered without a tunnel"
+            : way.Trials.Count > 0 ? "a way without a tunnel is being tried"
+            : "a way without a tunnel is tried once packets go to somebody behind it");
+        reason += direct.Length > 0 && left.Length > 0 ? $"; through the tunnel: {left}" : "";
+        return way.Tunnel.IsUdp ? $"{reason}; plain GRE was not answered" : reason;
     }
 
     [LoggerMessage(Level = LogLevel.Information, Message = "peer {Peer} is reached by {Detail}")]
@@ -231,17 +250,15 @@ internal sealed partial class EncapsulationChooser(ChooserParts parts, EventStre
     [LoggerMessage(Level = LogLevel.Error, Message = "a bug in choosing encapsulations, will try again")]
     private partial void LogBug(Exception bug);
 
-    private sealed class Way(AutoEncapsulation auto, PeerEntry entry)
+    private sealed class Way(TunnelChoice tunnel, PeerEntry entry)
     {
-        public AutoEncapsulation Auto { get; } = auto;
+        public TunnelChoice Tunnel { get; } = tunnel;
 
         public PeerEntry Entry { get; set; } = entry;
 
-        public List<InetAddress> Candidates { get; } = [];
+        public List<DirectTrial> Trials { get; } = [];
 
-        // Addresses that are the peer's host itself.
-        public HashSet<InetAddress> Hosts { get; } = [];
-
-        public InetAddress Answering { get; set; }
+        // Why there is no way without a tunnel.
+        public string? Hindrance { get; set; }
     }
 }
