@@ -89,7 +89,7 @@ public sealed class DirectRoutingTests(ITestOutputHelper output)
         // The peer's host itself may answer: that says nothing of those behind it.
         (await vm2.ShellAsync("nft add table ip fw; nft 'add chain ip fw forward { type filter hook forward priority 0; }'; nft add rule ip fw forward iifname eth1 drop")).Succeeded();
         await using UdpFlow flow = await UdpFlow.StartAsync(vm1.Container, vm2.Container, vm2.ContainerAddress(4));
-        await Poll.UntilAsync("a way without a tunnel was tried", async () => (await ReasonAsync(daemons[0], vm2))== "nobody behind it answered without a tunnel");
+        await Poll.UntilAsync("a way without a tunnel was tried", async () => (await ReasonAsync(daemons[0], vm2)) == "nobody behind it answered without a tunnel");
         Assert.Equal(3, (await vm1.PingAsync(vm2.Overlay(4))).Received);
         await vm1.Container.PingAsync(vm2.ContainerAddress(4), 10);
         Assert.Equal("tun0", await DeviceAsync(vm1, vm2.ContainerAddress(4), 4));
