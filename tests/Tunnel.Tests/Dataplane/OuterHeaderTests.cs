@@ -193,8 +193,8 @@ public sealed class OuterHeaderTests
             Assert.Equal((0xba, 17, df), (outer.TrafficClass, outer.TimeToLive, outer.DontFragment));
         });
 
-        // The kernel counts up from there for each segment.
-        Assert.Equal(df ? 0 : 10, (ushort)(Identification(sent[1]) - Identification(sent[0])));
+        // The kernel counts up from there for each segment. Other tests may send to the same address meanwhile.
+        Assert.InRange((ushort)(Identification(sent[1]) - Identification(sent[0])), df ? 0 : 10, df ? 0 : 1000);
     }
 
     // One call has one outer header.
