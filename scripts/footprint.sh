@@ -20,9 +20,7 @@ work=$(mktemp -d)
 dpkg-deb --extract "$(ls -t "$dist"/tunnel_*.deb | head -n 1)" "$work/root"
 tunneld=$work/root/usr/bin/tunneld
 tunnelctl=$work/root/usr/bin/tunnelctl
-# What the unit sets; no .NET of this machine is found.
-mapfile -t environment < <(sed -n 's/^Environment=//p' "$work/root/usr/lib/systemd/system/tunneld@.service")
-((${#environment[@]} == 0)) || export "${environment[@]}"
+# No .NET of this machine is found.
 unset DOTNET_ROOT
 daemon=
 # shellcheck disable=SC2317  # called by the trap

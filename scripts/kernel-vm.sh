@@ -124,22 +124,16 @@ make_full() {
   if [[ -e $directory/libcoreclr.so ]]; then
     cp "$directory"/* "$root/tunneld/"
     mapfile -t needs < <(libraries "$directory/tunneld" "$directory"/*.so | grep -v lttng)
-    pack_full
-    return
+  else
+    for file in "$directory"/*.dll "$directory"/tunneld.*.json "$directory/tunneld"; do cp "$file" "$root/tunneld/"; done
+    cp -R "$DOTNET_ROOT/host" "$root/dotnet/"
+    for framework in Microsoft.NETCore.App Microsoft.AspNetCore.App; do
+      file=$("$dotnet" --list-runtimes | sed -n "s/^$framework \(10\.[^ ]*\) .*/\1/p" | sort -V | tail -n 1)
+      mkdir -p "$root/dotnet/shared/$framework"
+      cp -R "$DOTNET_ROOT/shared/$framework/$file" "$root/dotnet/shared/$framework/$file"
+    done
+    mapfile -t needs < <(libraries "$directory/tunneld" "$root"/dotnet/shared/*/*/*.so | grep -v lttng)
   fi
-  for file in "$directory"/*.dll "$directory"/tunneld.*.json "$directory/tunneld"; do cp "$file" "$root/tunneld/"; done
-  cp -R "$DOTNET_ROOT/host" "$root/dotnet/"
-  for framework in Microsoft.NETCore.App Microsoft.AspNetCore.App; do
-    file=$("$dotnet" --list-runtimes | sed -n "s/^$framework \(10\.[^ ]*\) .*/\1/p" | sort -V | tail -n 1)
-    mkdir -p "$root/dotnet/shared/$framework"
-    cp -R "$DOTNET_ROOT/shared/$framework/$file" "$root/dotnet/shared/$framework/$file"
-  done
-  mapfile -t needs < <(libraries "$directory/tunneld" "$root"/dotnet/shared/*/*/*.so | grep -v lttng)
-  pack_full
-}
-
-# With the variables of make_full.
-pack_full() {
   add_files "$root" "${needs[@]}"
   pack "$root" "$work/full.cpio"
   cat "$work/base.cpio" "$work/full.cpio" >"$work/both.cpio"

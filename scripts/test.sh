@@ -71,7 +71,7 @@ making=$!
 find_programs() {
   if ! wait "$making"; then
     cat "$work/programs"
-    echo "0 passed, 1 failed"
+    echo "$passed passed, $((failed + 1)) failed"
     exit 1
   fi
   tail -n 1 "$work/programs"
@@ -178,7 +178,7 @@ fi
 
 # Without arguments it is what README.md shows, and tried below.
 for arguments in "--wire" "--docker"; do
-  name="scripts/demo.sh${arguments:+ $arguments}"
+  name="scripts/demo.sh $arguments"
   if [[ $arguments == --docker ]] && ! command -v dockerd >/dev/null; then
     skip "$name" "Docker is not installed"
   elif is_root; then

@@ -13,7 +13,7 @@ public sealed class LongestFirst : ITestCollectionOrderer
 {
     private static readonly string[] First =
     [
-        .. ((Type[])[typeof(KernelVmTests), typeof(DoctorTests), typeof(PackageTests), typeof(DecoderTests), typeof(OpenVSwitchTests), typeof(DockerTests), typeof(NatTests), typeof(PeerChangeTests), typeof(MonitorTests), typeof(OuterHeaderTests),
+        .. ((Type[])[typeof(KernelVmTests), typeof(DoctorTests), typeof(DecoderTests), typeof(OpenVSwitchTests), typeof(DockerTests), typeof(NatTests), typeof(PeerChangeTests), typeof(MonitorTests), typeof(OuterHeaderTests),
             typeof(FragmentTests)]).Select(type => type.FullName!),
     ];
 

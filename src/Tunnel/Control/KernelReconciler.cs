@@ -13,12 +13,6 @@ internal sealed record KernelState(int Mtu, IReadOnlyList<IpPrefix> Addresses, I
     public IReadOnlyDictionary<IpPrefix, DirectWay> Direct { get; init; } = new Dictionary<IpPrefix, DirectWay>();
 }
 
-/// <summary>A way to a peer's host without a tunnel.</summary>
-/// <param name="LinkIndex">The device.</param>
-/// <param name="Gateway">The peer's host, a neighbour there.</param>
-/// <param name="Source">This host's own packets' source along it; none for the kernel's choice.</param>
-internal sealed record DirectWay(int LinkIndex, InetAddress Gateway, InetAddress Source);
-
 /// <summary>
 /// Makes the host look like the wanted <see cref="KernelState"/> and keeps it so. Only routes with our protocol number, on our device or past it with one of
 /// its addresses as their source, and addresses that were added here, are ever changed or removed. Not thread-safe: its owner serialises.
@@ -59,6 +53,9 @@ internal sealed class KernelReconciler
     /// <summary>Takes charge of the addresses that the device has, but for the kernel's own: an earlier process of this network has added them.</summary>
     /// <exception cref="HostNetworkException">The kernel refused.</exception>
     public void AdoptAddresses() => _ownAddresses.UnionWith(_host.GetAddresses(_link).Where(address => !IpPrefix.Ipv6LinkLocal.Contains(address.Address)));
+
+    /// <summary>Whether a route is some network's to a neighbour, without a tunnel.</summary>
+    public static bool IsPlain(HostRoute route) => route.Protocol == RouteProtocol && !route.Gateway.IsNone;
 
     /// <summary>What keeps the device from being as wanted, for people; empty where all is well.</summary>
     public IReadOnlyList<string> Problems => _problems;
@@ -237,8 +234,7 @@ internal sealed class KernelReconciler
         }
         else if (other is not null)
         {
-            Attempt(prefix, () => _host.SwitchRoute(other, wanted with { Metric = other.Metric }));
-            _installed[prefix] = _routeProblems.ContainsKey(prefix) ? WayOf(other) : way;
+            TryInstall(prefix, way, () => _host.SwitchRoute(other, wanted with { Metric = other.Metric }));
         }
         else if (present.FirstOrDefault() is HostRoute foreign)
         {
@@ -246,12 +242,7 @@ internal sealed class KernelReconciler
         }
         else if (MayRestore(RepairBackoff.Route(prefix), wasThere: _installed.TryGetValue(prefix, out DirectWay? before) && before == way, ref again))
         {
-            Attempt(prefix, () => _host.AddRoute(wanted));
-            if (!_routeProblems.ContainsKey(prefix))
-            {
-                _installed[prefix] = way;
-            }
-            else if (way is not null)
+            if (!TryInstall(prefix, way, () => _host.AddRoute(wanted)) && way is not null)
             {
                 // Better through the tunnel than not at all.
                 Attempt(() => _host.AddRoute(NewRoute(prefix, 0)));
@@ -267,11 +258,9 @@ internal sealed class KernelReconciler
 
     // Past the device. Another network's have another source; IPv6 forgets the source with the address, so what is as it is to be is ours.
     private bool IsDirect(HostRoute route) =>
-        route.LinkIndex != _link && route.Protocol == RouteProtocol && !route.Gateway.IsNone &&
+        route.LinkIndex != _link && IsPlain(route) &&
         (_wanted.Addresses.Concat(_ownAddresses).Any(own => own.Address == route.Source) ||
         (route.Source.IsNone && _wanted.Direct.TryGetValue(route.Destination, out DirectWay? way) && (way.LinkIndex, way.Gateway) == (route.LinkIndex, route.Gateway)));
-
-    private static DirectWay? WayOf(HostRoute route) => route.Gateway.IsNone ? null : new DirectWay(route.LinkIndex, route.Gateway, route.Source);
 
     private void NoteForeign(IpPrefix prefix, HostRoute other)
     {
@@ -279,15 +268,18 @@ internal sealed class KernelReconciler
         _installed.Remove(prefix);
     }
 
-    private void Attempt(IpPrefix prefix, Action change)
+    private bool TryInstall(IpPrefix prefix, DirectWay? way, Action change)
     {
         try
         {
             change();
+            _installed[prefix] = way;
+            return true;
         }
         catch (HostNetworkException refused)
         {
             _routeProblems[prefix] = refused.Message;
+            return false;
         }
     }
 

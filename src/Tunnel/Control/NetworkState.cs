@@ -154,16 +154,19 @@ internal sealed record NetworkState(
     public KernelState ToKernelState()
     {
         var routes = new Dictionary<IpPrefix, int>();
+        var direct = new Dictionary<IpPrefix, DirectWay>();
         foreach ((IpPrefix prefix, PeerEntry entry) in Owners)
         {
             int mtu = RouteMtu(entry, prefix);
-            routes[prefix] = IsDirect(entry, prefix) || (entry.Peer.IsReady && mtu < Mtu) ? mtu : 0;
+            bool isDirect = IsDirect(entry, prefix);
+            routes[prefix] = isDirect || (entry.Peer.IsReady && mtu < Mtu) ? mtu : 0;
+            if (isDirect)
+            {
+                direct[prefix] = entry.OnLink!;
+            }
         }
 
-        return new KernelState(Mtu, Config.Interface.Addresses, routes)
-        {
-            Direct = Owners.Where(owner => IsDirect(owner.Value, owner.Key)).ToDictionary(owner => owner.Key, owner => owner.Value.OnLink!),
-        };
+        return new KernelState(Mtu, Config.Interface.Addresses, routes) { Direct = direct };
     }
 
     /// <summary>Whether a peer's subnet is reached without a tunnel.</summary>

@@ -22,6 +22,12 @@ public sealed record HostRoute(IpPrefix Destination, int LinkIndex, byte Protoco
     public InetAddress Source { get; init; }
 }
 
+/// <summary>A way to a peer's host without a tunnel.</summary>
+/// <param name="LinkIndex">The device.</param>
+/// <param name="Gateway">The peer's host, a neighbour on that device's link.</param>
+/// <param name="Source">The source of this host's own packets along it, of the same family.</param>
+public sealed record DirectWay(int LinkIndex, InetAddress Gateway, InetAddress Source);
+
 /// <summary>How this host reaches an underlay address at this moment (RTM_GETROUTE).</summary>
 /// <param name="Source">The source address: the one asked for, else what the kernel would choose.</param>
 /// <param name="LinkIndex">The device that the packet would leave by.</param>

@@ -128,7 +128,7 @@ public sealed class Outbound
             return;
         }
 
-        Note(peer.Target, packet.Destination);
+        TellDestination(peer.Target, packet.Destination);
         MssClamp.Apply(packet, bytes, peer, _packets[index].Offload.NeedsChecksum);
         if (!TrySend(index, packet.Packet, EtherType.Ipv4, peer, IsFlowLookedAt(peer) ? FlowHash.Of(packet) : 0))
         {
@@ -151,7 +151,7 @@ public sealed class Outbound
             return;
         }
 
-        Note(peer.Target, packet.Destination);
+        TellDestination(peer.Target, packet.Destination);
         MssClamp.Apply(packet, bytes, peer, _packets[index].Offload.NeedsChecksum);
         if (!TrySend(index, packet.Packet, EtherType.Ipv6, peer, IsFlowLookedAt(peer) ? FlowHash.Of(packet) : 0))
         {
@@ -160,7 +160,7 @@ public sealed class Outbound
     }
 
     // Whoever wants to know where a peer's packets go is told.
-    private static void Note(UnderlayTarget target, InetAddress destination)
+    private static void TellDestination(UnderlayTarget target, InetAddress destination)
     {
         if (target.SeeksDestination)
         {

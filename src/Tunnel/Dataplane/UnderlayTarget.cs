@@ -18,6 +18,12 @@ public sealed class UnderlayTarget(InetAddress endpoint, ushort udpPort = 0)
     // In milliseconds. Longer than the longest pause between two questions.
     private const int WrongKeyMemory = 90_000;
 
+    // Of a destination: nobody wants to know one; somebody does; a worker writes one; it is there.
+    private const int Unwanted = 0;
+    private const int Wanted = 1;
+    private const int Writing = 2;
+    private const int Found = 3;
+
     private LinkNeighbor? _neighbor;
     private int _pathMtu;
     private bool _sentLarge;
@@ -27,11 +33,6 @@ public sealed class UnderlayTarget(InetAddress endpoint, ushort udpPort = 0)
     private long _hearing;
     private int _seeking;
     private InetAddress _destination;
-
-    // What _seeking says: nothing is wanted; an address is; a worker writes one; it is there.
-    private const int Wanted = 1;
-    private const int Writing = 2;
-    private const int Found = 3;
 
     /// <summary>The peer's underlay address.</summary>
     public InetAddress Endpoint { get; } = endpoint;
@@ -125,7 +126,7 @@ public sealed class UnderlayTarget(InetAddress endpoint, ushort udpPort = 0)
     public bool SeeksDestination => Volatile.Read(ref _seeking) == Wanted;
 
     /// <summary>Asks whom the next packet to the peer is for. The control plane's.</summary>
-    public void SeekDestination() => Interlocked.CompareExchange(ref _seeking, Wanted, 0);
+    public void SeekDestination() => Interlocked.CompareExchange(ref _seeking, Wanted, Unwanted);
 
     /// <summary>Says whom a packet is for. Any worker, where <see cref="SeeksDestination"/>.</summary>
     /// <param name="destination">The inner destination.</param>
@@ -147,7 +148,7 @@ public sealed class UnderlayTarget(InetAddress endpoint, ushort udpPort = 0)
         destination = isFound ? _destination : InetAddress.None;
         if (isFound)
         {
-            Volatile.Write(ref _seeking, 0);
+            Volatile.Write(ref _seeking, Unwanted);
         }
 
         return isFound;

@@ -1,6 +1,7 @@
 using System.Buffers.Binary;
 using System.Net;
 using System.Net.Sockets;
+using Tmds.Linux;
 using Tunnel.Dataplane;
 using Tunnel.Wire;
 
@@ -15,43 +16,34 @@ internal sealed class DirectProbe : IDirectProbe
     // A raw socket of this protocol takes whole packets and receives nothing.
     private const ProtocolType WholePackets = (ProtocolType)255;
 
-    // socket(7).
-    private const int SOL_SOCKET = 1;
-    private const int SO_BINDTOIFINDEX = 62;
-
     private const int TokenLength = 16;
     private const int MessageLength = IcmpMessage.HeaderLength + TokenLength;
 
     /// <inheritdoc/>
     public async Task<bool> AnswersAsync(
-        int linkIndex,
-        InetAddress via,
-        InetAddress source,
-        InetAddress destination,
-        byte timeToLive,
-        TimeSpan patience,
-        CancellationToken cancellationToken)
+        DirectWay way, InetAddress destination, byte timeToLive, TimeSpan patience, CancellationToken cancellationToken)
     {
+        bool isIpv4 = way.Gateway.IsIpv4;
         using var timeout = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken);
         timeout.CancelAfter(patience);
         try
         {
-            AddressFamily family = via.IsIpv4 ? AddressFamily.InterNetwork : AddressFamily.InterNetworkV6;
-            using var receiver = new Socket(family, SocketType.Raw, via.IsIpv4 ? ProtocolType.Icmp : ProtocolType.IcmpV6);
-            receiver.Bind(new IPEndPoint(source.ToIPAddress(), 0));
+            AddressFamily family = isIpv4 ? AddressFamily.InterNetwork : AddressFamily.InterNetworkV6;
+            using var receiver = new Socket(family, SocketType.Raw, isIpv4 ? ProtocolType.Icmp : ProtocolType.IcmpV6);
+            receiver.Bind(new IPEndPoint(way.Source.ToIPAddress(), 0));
             using var sender = new Socket(family, SocketType.Raw, WholePackets);
 
             // By that device and through no router, wherever the routes lead by now.
-            sender.SetRawSocketOption(SOL_SOCKET, SO_BINDTOIFINDEX, BitConverter.GetBytes(linkIndex));
+            sender.SetRawSocketOption(LibC.SOL_SOCKET, Uapi.SO_BINDTOIFINDEX, BitConverter.GetBytes(way.LinkIndex));
             sender.SetSocketOption(SocketOptionLevel.Socket, SocketOptionName.DontRoute, true);
             byte[] token = new byte[TokenLength];
             Random.Shared.NextBytes(token);
-            await sender.SendToAsync(Question(source, destination, timeToLive, token), new IPEndPoint(via.ToIPAddress(), 0), timeout.Token);
+            await sender.SendToAsync(Question(way.Source, destination, timeToLive, token), new IPEndPoint(way.Gateway.ToIPAddress(), 0), timeout.Token);
             byte[] buffer = new byte[2048];
             while (true)
             {
                 int length = await receiver.ReceiveAsync(buffer, timeout.Token);
-                if (IsAnswer(buffer.AsSpan(0, length), via.IsIpv4, token))
+                if (IsAnswer(buffer.AsSpan(0, length), isIpv4, token))
                 {
                     return true;
                 }

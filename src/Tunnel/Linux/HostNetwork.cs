@@ -161,18 +161,14 @@ internal sealed class HostNetwork : IHostNetwork
     /// <inheritdoc/>
     public void ReplaceRoute(HostRoute route)
     {
-        Check(
-            IsAlone(route) ? ChangeRoute(RTM_NEWROUTE, NLM_F_REPLACE, route) : new NetlinkResult(ESRCH, "there is no such route", false),
-            () => $"change route {Describe(route)}");
+        RequireAlone(route);
+        Check(ChangeRoute(RTM_NEWROUTE, NLM_F_REPLACE, route), () => $"change route {Describe(route)}");
     }
 
     /// <inheritdoc/>
     public void SwitchRoute(HostRoute from, HostRoute to)
     {
-        if (!IsAlone(from))
-        {
-            throw new HostNetworkException($"change route {Describe(from)}", ESRCH, "there is no such route");
-        }
+        RequireAlone(from);
 
         // IPv6 replaces a route with a gateway by one with a gateway only; there the other stays until the new one is beside it.
         bool isIpv4 = from.Destination.Address.IsIpv4;
@@ -233,30 +229,6 @@ internal sealed class HostNetwork : IHostNetwork
         }
     }
 
-    // NLM_F_REPLACE replaces the first route of the same prefix, metric and TOS, whosever it is. So ours must be the only one.
-    private bool IsAlone(HostRoute route)
-    {
-        HostRoute wanted = WithMetric(route);
-        bool present = false;
-        foreach (NetlinkRoute found in ListRoutes(FamilyOf(route)))
-        {
-            if (found.Route.Destination != wanted.Destination || found.Route.Metric != wanted.Metric || found.Tos != 0)
-            {
-                continue;
-            }
-
-            if (found.Route.LinkIndex != wanted.LinkIndex || found.Route.Protocol != wanted.Protocol || found.Route.Gateway != wanted.Gateway)
-            {
-                throw new HostNetworkException(
-                    $"change route {Describe(route)}", EEXIST, "someone else has a route with the same prefix and metric");
-            }
-
-            present = true;
-        }
-
-        return present;
-    }
-
     private static sa_family_t FamilyOf(HostRoute route) => route.Destination.Address.IsIpv4 ? AF_INET : AF_INET6;
 
     // How the kernel says "no route", "unreachable", "prohibit", "blackhole", and "no such address family".
@@ -311,6 +283,33 @@ internal sealed class HostNetwork : IHostNetwork
         request.Add(IFA_LOCAL, address.Address);
         request.Add(IFA_ADDRESS, address.Address);
         return Execute(request);
+    }
+
+    // NLM_F_REPLACE replaces the first route of the same prefix, metric and TOS, whosever it is. So ours must be the only one.
+    private void RequireAlone(HostRoute route)
+    {
+        HostRoute wanted = WithMetric(route);
+        bool present = false;
+        foreach (NetlinkRoute found in ListRoutes(FamilyOf(route)))
+        {
+            if (found.Route.Destination != wanted.Destination || found.Route.Metric != wanted.Metric || found.Tos != 0)
+            {
+                continue;
+            }
+
+            if (found.Route.LinkIndex != wanted.LinkIndex || found.Route.Protocol != wanted.Protocol || found.Route.Gateway != wanted.Gateway)
+            {
+                throw new HostNetworkException(
+                    $"change route {Describe(route)}", EEXIST, "someone else has a route with the same prefix and metric");
+            }
+
+            present = true;
+        }
+
+        if (!present)
+        {
+            throw new HostNetworkException($"change route {Describe(route)}", ESRCH, "there is no such route");
+        }
     }
 
     private NetlinkResult ChangeRoute(ushort type, int flags, HostRoute route)

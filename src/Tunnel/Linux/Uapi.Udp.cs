@@ -8,6 +8,7 @@ internal static unsafe partial class Uapi
     public const int UDP_GRO = 104;
 
     public const int SO_REUSEPORT = 15;
+    public const int SO_BINDTOIFINDEX = 62;
 
     public const int IP_TOS = 1;
     public const int IP_TTL = 2;

@@ -139,7 +139,7 @@ internal sealed class OverlapCheck : ICheck
     }
 
     private static bool IsForeign(Dataplane.HostRoute route, Facts facts) =>
-        route.LinkIndex != facts.Device.Index && !(route.Protocol == KernelReconciler.RouteProtocol && !route.Gateway.IsNone) && route.Destination.Length > 0 && !Facts.IsLinkLocal(route.Destination.Address);
+        route.LinkIndex != facts.Device.Index && !KernelReconciler.IsPlain(route) && route.Destination.Length > 0 && !Facts.IsLinkLocal(route.Destination.Address);
 
     private static IEnumerable<Finding> Compare(Facts facts, PeerFacts peer, IpPrefix subnet, Dataplane.HostRoute route)
     {

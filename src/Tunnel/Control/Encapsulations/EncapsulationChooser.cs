@@ -72,11 +72,12 @@ internal sealed partial class EncapsulationChooser(ChooserParts parts, EventStre
 
         // What was found out of a peer that can't be reached for a moment still holds.
         Way[] ways = [.. entries.Where(entry => entry.Peer.IsReady).Select(WayOf)];
-        await Task.WhenAll(ways.Select(way => LookAsync(way, state.Config)));
+        bool isStrict = ways.Length > 0 && IsReversePathStrict(state.Config.Name);
+        await Task.WhenAll(ways.Select(way => LookAsync(way, state.Config, isStrict)));
         bool changed = false;
         foreach (Way way in ways)
         {
-            changed |= Publish(way, state.Config);
+            changed |= Publish(way);
         }
 
         if (changed)
@@ -132,10 +133,10 @@ internal sealed partial class EncapsulationChooser(ChooserParts parts, EventStre
         return way;
     }
 
-    private async Task LookAsync(Way way, NetworkConfig config)
+    private async Task LookAsync(Way way, NetworkConfig config, bool isStrict)
     {
         PeerEntry entry = way.Entry;
-        way.Hindrance = FindHindrance(entry, config);
+        way.Hindrance = FindHindrance(entry, config, isStrict);
         FollowDestinations(way);
         foreach (DirectTrial trial in way.Trials)
         {
@@ -161,12 +162,12 @@ internal sealed partial class EncapsulationChooser(ChooserParts parts, EventStre
     }
 
     // Why there is no way without a tunnel, for people; null where there may be.
-    private string? FindHindrance(PeerEntry entry, NetworkConfig config) =>
+    private string? FindHindrance(PeerEntry entry, NetworkConfig config, bool isStrict) =>
         entry.OnLink is null ? $"{entry.Address} is not a neighbour on a link of this host, or this host has no overlay address of its family"
         : parts.Probe is null ? "nobody can be asked without a tunnel"
 
         // Answers may come through the tunnel: what comes another way than it would go is dropped then (ip-sysctl).
-        : entry.Address.IsIpv4 && IsReversePathStrict(config.Name) ? $"rp_filter is strict on {config.Name}, so nothing may come another way than it goes"
+        : entry.Address.IsIpv4 && isStrict ? $"rp_filter is strict on {config.Name}, so nothing may come another way than it goes"
 
         // Whose sources to keep is told by the device then (docs/decisions/0022).
         : config.Subnets.Count == 0 && parts.HasSourceNat() ? "this host masquerades, and subnets does not say whose sources are to be kept"
@@ -195,7 +196,7 @@ internal sealed partial class EncapsulationChooser(ChooserParts parts, EventStre
     // The peer's host itself proves nothing for those behind it: their packets are forwarded, through its firewall.
     private async Task<InetAddress> AskAsync(DirectTrial trial, DirectWay way)
     {
-        Task<bool> Ask(InetAddress candidate, byte timeToLive) => parts.Probe!.AnswersAsync(way.LinkIndex, way.Gateway, way.Source, candidate, timeToLive, Patience, _stop.Token);
+        Task<bool> Ask(InetAddress candidate, byte timeToLive) => parts.Probe!.AnswersAsync(way, candidate, timeToLive, Patience, _stop.Token);
         (InetAddress Address, bool IsHost, bool Answers)[] asked = await Task.WhenAll(trial.Candidates.ToArray().Select(async candidate =>
         {
             Task<bool> isHost = trial is { HasOthers: true, IsDirect: false } ? Ask(candidate, 1) : Task.FromResult(false);
@@ -214,12 +215,12 @@ internal sealed partial class EncapsulationChooser(ChooserParts parts, EventStre
         new[] { "all", device }.Max(name => parts.Settings?.Read($"net/ipv4/conf/{name}/rp_filter")) == "1";
 
     // Returns whether something else is chosen than before.
-    private bool Publish(Way way, NetworkConfig config)
+    private bool Publish(Way way)
     {
         string name = way.Entry.Config.Name;
         EncapsulationChoice before = ChoiceOf(name);
         EquatableList<IpPrefix> direct = [.. way.Entry.Config.Subnets.Where(subnet => way.Trials.Exists(trial => trial.IsDirect && trial.Subnet == subnet))];
-        var choice = new EncapsulationChoice(direct, way.Tunnel.IsUdp && config.Underlay.AllowUdp, Reason(way));
+        var choice = new EncapsulationChoice(direct, way.Tunnel.IsUdp, Reason(way));
         _choices[name] = choice;
         if (!before.Direct.Equals(choice.Direct) || before.IsUdp != choice.IsUdp)
         {
