@@ -39,7 +39,7 @@ public sealed class PathChooserTests
         Assert.Equal(Raw, host.Paths.Now);
         host.Start();
         await host.UntilAsync(() => host.Paths.Now == Packet);
-        Assert.Empty(host.Chooser.Reasons);
+        await host.UntilReasonsAsync();
 
         // It is asked for once, and used once it is known.
         Assert.Equal((2, Vm2), Assert.Single(host.Neighbors.Uses));
@@ -161,7 +161,7 @@ public sealed class PathChooserTests
         await using Fixture host = await Fixture.KnownAsync();
         host.Neighbors.ChangeRoutes(destination => new HostNextHop(5, "wg0", IsEthernet: false, destination, CarriesUdpTunnels: false, CarriesGre: true));
         await host.UntilAsync(() => host.Paths.Now.Receive == UnderlayPath.Raw && host.Target().Neighbor is null);
-        Assert.Equal(["wg0, the way to 192.168.40.12, is no Ethernet device"], host.Chooser.Reasons);
+        await host.UntilReasonsAsync("wg0, the way to 192.168.40.12, is no Ethernet device");
     }
 
     [Fact]
@@ -177,7 +177,7 @@ public sealed class PathChooserTests
         // First the way, then the next hop.
         Assert.NotNull(whenSwitched);
         const string Reason = "nftables: chain in (table ip t) has policy drop, which GRE from 192.168.40.12 may reach";
-        Assert.Equal([Reason], host.Chooser.Reasons);
+        await host.UntilReasonsAsync(Reason);
         Assert.Equal($"receive raw, send raw: {Reason}", (await NextAsync(events)).Detail);
 
         // And the other way round: first the next hop.
@@ -185,7 +185,7 @@ public sealed class PathChooserTests
         host.Policies.Change(netfilter: NetfilterRules.None);
         await host.UntilAsync(() => host.Paths.Now == Packet);
         Assert.NotNull(whenSwitched);
-        Assert.Empty(host.Chooser.Reasons);
+        await host.UntilReasonsAsync();
         Assert.Equal("receive packet, send packet", (await NextAsync(events)).Detail);
     }
 
@@ -202,7 +202,7 @@ public sealed class PathChooserTests
             false));
         host.Start();
         await host.UntilAsync(() => host.Paths.Now == (UnderlayPath.Raw, UnderlayPath.Packet));
-        Assert.Equal(["IPsec: a policy covers 192.168.40.11 -> 192.168.40.12 (ip xfrm policy)"], host.Chooser.Reasons);
+        await host.UntilReasonsAsync("IPsec: a policy covers 192.168.40.11 -> 192.168.40.12 (ip xfrm policy)");
         Assert.Null(host.Target(0).Neighbor);
         Assert.Equal(Mac + 1, host.Target(1).Neighbor?.Address);
     }
@@ -353,7 +353,7 @@ public sealed class PathChooserTests
         host.Neighbors.Change(Vm2, 0, isUsable: false);
         await host.UntilAsync(() => host.Target().Neighbor is null);
         Assert.Null(host.Target(1).Neighbor);
-        Assert.Empty(host.Chooser.Reasons);
+        await host.UntilReasonsAsync();
         Assert.Equal(Raw, host.Paths.Now);
 
         // At most the one event that every network begins with.
@@ -387,7 +387,7 @@ public sealed class PathChooserTests
         await host.UntilAsync(() => host.Chooser.Reasons.Count == (keepsGre ? 0 : 1) && host.Paths.Now.Receive == (keepsGre ? UnderlayPath.Packet : UnderlayPath.Raw));
         host.Policies.Change(XfrmPolicies.None, NetfilterRules.None);
         await host.UntilAsync(() => host.Paths.Now == Packet && host.Target(0).Neighbor is not null && host.Target(1).Neighbor is not null);
-        Assert.Empty(host.Chooser.Reasons);
+        await host.UntilReasonsAsync();
 
         // That of plain GRE is told, that of GRE-in-UDP is not.
         Assert.Equal(keepsGre ? 0 : 1, Drain(events).Count(told => told.Detail != "receive packet, send packet"));
@@ -406,7 +406,7 @@ public sealed class PathChooserTests
         host.Neighbors.ChangeRoutes(destination => new HostNextHop(5, "wg0", IsEthernet: destination == Vm2, destination, CarriesUdpTunnels: true, CarriesGre: true));
         host.Neighbors.Change(Vm2, Mac, link: 5);
         await host.UntilAsync(() => host.Target(0).Neighbor is { LinkIndex: 5 } && host.Target(1).Neighbor is null);
-        Assert.Empty(host.Chooser.Reasons);
+        await host.UntilReasonsAsync();
         Assert.Equal(Packet, host.Paths.Now);
     }
 
@@ -450,7 +450,7 @@ public sealed class PathChooserTests
         host.Chooser.Changed();
         host.Neighbors.FailToFollowRoutes();
         await host.UntilAsync(() => host.Target(1).Neighbor is null && host.Target(0).Neighbor is null == send is null);
-        Assert.Equal(["the host's changes can't be followed: receive notifications: No buffer space available"], host.Chooser.Reasons);
+        await host.UntilReasonsAsync("the host's changes can't be followed: receive notifications: No buffer space available");
     }
 
     // A raw socket would go around a policy for its ports.
@@ -703,6 +703,9 @@ public sealed class PathChooserTests
                 await Task.Delay(5);
             }
         }
+
+        /// <summary>The reasons are told last, after the ways and the next hops.</summary>
+        public Task UntilReasonsAsync(params string[] expected) => UntilAsync(() => Chooser.Reasons.SequenceEqual(expected));
 
         public ValueTask DisposeAsync() => Chooser.DisposeAsync();
     }
