@@ -93,15 +93,21 @@ public sealed class KernelVmLab : IAsyncLifetime
         byte[] data = new byte[2 << 20];
         new Random(1).NextBytes(data);
         await File.WriteAllBytesAsync(DataFile, data);
+        // The servers answer with the hash of what has come. 1388 and 1389 are their ports in hexadecimal, 0A is TCP_LISTEN (proc_net_tcp).
         await _kernel.SucceedAsync(
             """
-            modprobe dummy
-            ip link add inner type dummy
-            ip link set inner up
-            ip addr add 172.17.52.2/32 dev inner
-            ip addr add fd17:52::2/128 dev inner
+            for module in dummy ip_gre ip6_gre fou fou6; do modprobe $module; done
+            ip -batch - <<END
+            link add inner type dummy
+            link set inner up
+            addr add 172.17.52.2/32 dev inner
+            addr add fd17:52::2/128 dev inner
+            END
+            setsid busybox nc -ll -p 5000 -e sha256sum >/dev/null 2>&1 &
+            setsid busybox nc -ll -p 5001 -e sh -c 'cat >/data; sha256sum </data' >/dev/null 2>&1 &
+            for port in 1388 1389; do until cat /proc/net/tcp /proc/net/tcp6 | grep -q ":$port .* 0A "; do sleep 0.1; done; done
             """);
-        await TransferAsync(Host, "192.168.40.12", "cat >/data; sha256sum </data");
+        Assert.Equal(await DataHashAsync(), await SendDataAsync(Host, "192.168.40.12", 5001));
     }
 
     /// <inheritdoc/>
@@ -122,31 +128,47 @@ public sealed class KernelVmLab : IAsyncLifetime
         }
     }
 
-    /// <summary>Moves the file over TCP from a node to vm2 and back, and compares its hash.</summary>
+    /// <summary>Moves the file over TCP from a node to vm2 and back, between each pair of addresses, and compares its hash.</summary>
     /// <param name="node">The other end.</param>
-    /// <param name="nodeAddress">Its address.</param>
-    /// <param name="kernelAddress">vm2's address.</param>
-    internal async Task TransferBothWaysAsync(Node node, string nodeAddress, string kernelAddress)
+    /// <param name="addresses">Its addresses, and vm2's.</param>
+    internal async Task TransferBothWaysAsync(Node node, params (string Node, string Kernel)[] addresses)
     {
-        string sent = (await Command.RunAsync(["sha256sum", DataFile])).Succeeded().Out.Split(' ')[0];
-        Assert.Equal(sent, await TransferAsync(node, kernelAddress, "sha256sum"));
+        string hash = await DataHashAsync();
+        foreach ((string _, string kernelAddress) in addresses)
+        {
+            Assert.Equal(hash, await SendDataAsync(node, kernelAddress, 5000));
+        }
 
-        await using Background receiver = node.Start(null, "sh", "-c", $"nc -l {nodeAddress} 5000 </dev/null | sha256sum");
-        await Poll.UntilAsync("nc listens", async () => (await node.RunAsync("ss", "-Hltn", "sport = :5000")).Out.Length > 0);
-        await Kernel.SucceedAsync($"timeout 50 nc -N {nodeAddress} 5000 </data");
-        Assert.Equal(0, await receiver.WaitAsync());
-        Assert.Equal(sent, receiver.Log.Split(' ')[0]);
+        Background[] receivers = [.. addresses.Select(pair => node.Start(null, "sh", "-c", $"nc -l {pair.Node} 5000 </dev/null | sha256sum"))];
+        try
+        {
+            await Poll.UntilAsync("nc listens", async () =>
+                (await node.RunAsync("ss", "-Hltn", "sport = :5000")).Out.Split('\n', StringSplitOptions.RemoveEmptyEntries).Length == receivers.Length);
+            foreach (CommandResult sent in await Kernel.RunEachAsync([.. addresses.Select(pair => $"timeout 50 nc -N {pair.Node} 5000 </data")]))
+            {
+                sent.Succeeded();
+            }
+
+            foreach (Background receiver in receivers)
+            {
+                Assert.Equal(0, await receiver.WaitAsync());
+                Assert.Equal(hash, receiver.Log.Split(' ')[0]);
+            }
+        }
+        finally
+        {
+            foreach (Background receiver in receivers)
+            {
+                await receiver.DisposeAsync();
+            }
+        }
     }
 
-    // What the receiving command says: the hash of what has come.
-    private async Task<string> TransferAsync(Node node, string kernelAddress, string receive)
-    {
-        Task<string> received = Kernel.SucceedAsync($"timeout 50 nc -l {kernelAddress} 5000 </dev/null | {{ {receive}; }}");
-        // 1388 is the port in hexadecimal, 0A is TCP_LISTEN (proc_net_tcp).
-        await Kernel.SucceedAsync("until cat /proc/net/tcp /proc/net/tcp6 | grep -q ':1388 .* 0A '; do sleep 0.1; done");
-        (await node.ShellAsync("timeout 50 nc -N $1 5000 <$2", kernelAddress, DataFile)).Succeeded();
-        return (await received).Split(' ')[0];
-    }
+    private async Task<string> DataHashAsync() => (await Command.RunAsync(["sha256sum", DataFile])).Succeeded().Out.Split(' ')[0];
+
+    // What vm2's server says: the hash of what has come.
+    private async Task<string> SendDataAsync(Node node, string kernelAddress, int port) =>
+        (await node.ShellAsync("timeout 50 nc -N $1 $2 <$3", kernelAddress, $"{port}", DataFile)).Succeeded().Out.Split(' ')[0];
 
     private Vm Describe(int number) => new(Here._lab!, number, $"vm{number}", new Node($"cont{number}", $"cont{number}"));
 

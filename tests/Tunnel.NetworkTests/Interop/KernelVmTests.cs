@@ -45,20 +45,20 @@ public sealed partial class KernelVmTests(KernelVmLab lab, ITestOutputHelper out
     {
         KernelCase one = Cases.Single(c => c.Name == name);
         (Vm host, Node container, KernelVm kernel) = (lab.Host, lab.Host.Container, lab.Kernel);
-        await using Daemon daemon = await StartAsync(one);
+        (Daemon started, int kernelMtu) = await StartAsync(one);
+        await using Daemon daemon = started;
         try
         {
             await CapturePingsAsync(one);
 
             JsonNode peer = await daemon.GetAsync("/v1/peers/vm2");
             int gmtu = peer["gmtu"]!.GetValue<int>();
-            string kernelMtu = await kernel.SucceedAsync("cat /sys/class/net/gre1/mtu");
-            Assert.Equal(gmtu - one.KernelExtra, int.Parse(kernelMtu));
-            foreach (int version in new[] { 4, 6 })
-            {
-                await CheckSizesAsync(version, gmtu, gmtu - one.KernelExtra);
-                await lab.TransferBothWaysAsync(container, host.ContainerAddress(version), lab.KernelPeer.ContainerAddress(version));
-            }
+            Assert.Equal(gmtu - one.KernelExtra, kernelMtu);
+            await CheckSizesAsync(gmtu, kernelMtu);
+            await lab.TransferBothWaysAsync(
+                container,
+                (host.ContainerAddress(4), lab.KernelPeer.ContainerAddress(4)),
+                (host.ContainerAddress(6), lab.KernelPeer.ContainerAddress(6)));
 
             JsonNode drops = await daemon.GetAsync("/v1/drops");
             // The kernel asks for routers on a device that goes up, from a link-local address.
@@ -66,11 +66,15 @@ public sealed partial class KernelVmTests(KernelVmLab lab, ITestOutputHelper out
                 drops["peers"]!["vm2"]!.AsObject().Where(reason => reason.Key != "SourceNotInPeerSubnets"),
                 reason => Assert.True(reason.Value!.GetValue<long>() == 0, drops.ToJsonString()));
         }
+        catch
+        {
+            output.WriteLine((await daemon.GetAsync("/v1/drops")).ToJsonString());
+            output.WriteLine((await kernel.RunAsync("ip -s -d link show gre1; ip -6 -br addr; dmesg | tail -n 5")).ToString());
+            throw;
+        }
         finally
         {
             output.WriteLine(daemon.Report());
-            output.WriteLine((await daemon.GetAsync("/v1/drops")).ToJsonString());
-            output.WriteLine((await kernel.RunAsync("ip -s -d link show gre1; ip -6 -br addr; dmesg | tail -n 5")).ToString());
         }
     }
 
@@ -247,31 +251,37 @@ public sealed partial class KernelVmTests(KernelVmLab lab, ITestOutputHelper out
         return ping.Result.Out;
     }
 
-    private async Task<Daemon> StartAsync(KernelCase one)
+    // The daemon, and the MTU that the kernel gives its tunnel.
+    private async Task<(Daemon Daemon, int KernelMtu)> StartAsync(KernelCase one)
     {
         Vm host = lab.Host;
         (string type, string family) = one.Outer == 4 ? ("gre", "") : ("ip6gre", "-6");
         // The virtual device hands packets over with the checksums that it should finish; a real one finishes them. Linux 6.1 with GRO loses
         // what it has coalesced behind fou. What a case before has learnt about the path is forgotten.
-        await lab.Kernel.SucceedAsync(
+        string setUp = await lab.Kernel.SucceedAsync(
             $"""
-            modprobe ip_gre; modprobe ip6_gre; modprobe fou; modprobe fou6
             if [ -e /sys/class/net/gre1 ]; then ip link del gre1; fi
             ethtool -K eth0 tx {(one.LeavesChecksums ? "on" : "off")} gro {(one.IsUdp ? "off" : "on")}
             ip fou del port 4754 2>/dev/null || true
             ip -6 fou del port 4754 2>/dev/null || true
             {(one.IsUdp ? $"ip {family} fou add port 4754 ipproto 47" : "")}
-            ip link add gre1 type {type} local {lab.KernelPeer.Underlay(one.Outer)} remote {host.Underlay(one.Outer)} {one.Kernel}
-            ip link set gre1 up
-            ip addr add 10.0.201.2/24 dev gre1
-            ip addr add fd10:201::2/64 dev gre1
-            ip route add 172.17.51.0/24 dev gre1 src 172.17.52.2
-            ip route add fd17:51::/64 dev gre1 src fd17:52::2
-            ip route flush cache
+            ip -batch - <<END
+            link add gre1 type {type} local {lab.KernelPeer.Underlay(one.Outer)} remote {host.Underlay(one.Outer)} {one.Kernel}
+            link set gre1 up
+            addr add 10.0.201.2/24 dev gre1
+            addr add fd10:201::2/64 dev gre1
+            route add 172.17.51.0/24 dev gre1 src 172.17.52.2
+            route add fd17:51::/64 dev gre1 src fd17:52::2
+            route flush cache
+            END
             ip -6 route flush cache
+            cat /sys/class/net/gre1/mtu
             """);
+        // ethtool writes too.
+        int kernelMtu = int.Parse(setUp.Trim().Split('\n')[^1]);
         (await host.Container.ShellAsync("ip route flush cache; ip -6 route flush cache")).Succeeded();
-        return await new Daemon(host, "tun0", host.Configuration(lab.KernelPeer.PeerEntry(one.Outer, one.Tunneld), one.Outer)).StartAsync();
+        Daemon daemon = new(host, "tun0", host.Configuration(lab.KernelPeer.PeerEntry(one.Outer, one.Tunneld), one.Outer));
+        return (await daemon.StartAsync(), kernelMtu);
     }
 
     // Pings both ways, with either IP version inside, and looks at them on the wire.
@@ -283,7 +293,11 @@ public sealed partial class KernelVmTests(KernelVmLab lab, ITestOutputHelper out
         {
             PingResult there = await host.Container.PingAsync(peer.ContainerAddress(version), 3, "-W", "5");
             Assert.True(there.Received > 0, $"{there.Result}");
-            (await lab.Kernel.PingAsync(host.ContainerAddress(version))).Succeeded();
+        }
+
+        foreach (CommandResult back in await lab.Kernel.RunEachAsync(KernelVm.Ping(host.ContainerAddress(4)), KernelVm.Ping(host.ContainerAddress(6))))
+        {
+            back.Succeeded();
         }
 
         IReadOnlyList<byte[]> packets = await capture.StopAsync();
@@ -299,26 +313,37 @@ public sealed partial class KernelVmTests(KernelVmLab lab, ITestOutputHelper out
         }
     }
 
-    // The largest packet that needs no fragment, and one byte more, both ways.
-    private async Task CheckSizesAsync(int version, int gmtu, int kernelMtu)
+    // The largest packet that needs no fragment, and one byte more, both ways, with either IP version inside.
+    private async Task CheckSizesAsync(int gmtu, int kernelMtu)
     {
-        int headers = version == 4 ? 28 : 48;
-        (Vm host, Vm peer, KernelVm kernel) = (lab.Host, lab.KernelPeer, lab.Kernel);
+        (Vm host, Vm peer) = (lab.Host, lab.KernelPeer);
+        var kernels = new List<string>();
+        foreach (int version in new[] { 4, 6 })
+        {
+            int headers = version == 4 ? 28 : 48;
 
-        // An answer as large as the question must fit the kernel's way back.
-        int largest = Math.Min(gmtu, kernelMtu);
-        PingResult whole = await host.Container.PingAsync(peer.ContainerAddress(version), 2, "-W", "5", "-M", "do", "-s", $"{largest - headers}");
-        Assert.True(whole.Received > 0, $"{whole.Result}");
-        PingResult above = await host.Container.PingAsync(peer.ContainerAddress(version), 1, "-W", "5", "-M", "do", "-s", $"{gmtu + 1 - headers}");
-        Assert.Equal(0, above.Received);
-        Assert.Contains(gmtu, Mtus(above.Result));
-        PingResult pieces = await host.Container.PingAsync(peer.ContainerAddress(version), 3, "-W", "5", "-M", "dont", "-s", "4000");
-        Assert.True(pieces.Received > 0, $"{pieces.Result}");
+            // An answer as large as the question must fit the kernel's way back.
+            int largest = Math.Min(gmtu, kernelMtu);
+            PingResult whole = await host.Container.PingAsync(peer.ContainerAddress(version), 2, "-W", "5", "-M", "do", "-s", $"{largest - headers}");
+            Assert.True(whole.Received > 0, $"{whole.Result}");
+            PingResult above = await host.Container.PingAsync(peer.ContainerAddress(version), 1, "-W", "5", "-M", "do", "-s", $"{gmtu + 1 - headers}");
+            Assert.Equal(0, above.Received);
+            Assert.Contains(gmtu, Mtus(above.Result));
+            PingResult pieces = await host.Container.PingAsync(peer.ContainerAddress(version), 3, "-W", "5", "-M", "dont", "-s", "4000");
+            Assert.True(pieces.Received > 0, $"{pieces.Result}");
 
-        string address = host.ContainerAddress(version);
-        (await kernel.PingAsync(address, $"-M do -s {kernelMtu - headers}")).Succeeded();
-        Assert.Contains(kernelMtu, Mtus(await kernel.PingAsync(address, $"-M do -s {kernelMtu + 1 - headers}")));
-        (await kernel.PingAsync(address, "-M dont -s 4000")).Succeeded();
+            string address = host.ContainerAddress(version);
+            kernels.Add(KernelVm.Ping(address, $"-M do -s {kernelMtu - headers}"));
+            kernels.Add(KernelVm.Ping(address, $"-M do -s {kernelMtu + 1 - headers}"));
+            kernels.Add(KernelVm.Ping(address, "-M dont -s 4000"));
+        }
+
+        foreach (CommandResult[] back in (await lab.Kernel.RunEachAsync([.. kernels])).Chunk(3))
+        {
+            back[0].Succeeded();
+            Assert.Contains(kernelMtu, Mtus(back[1]));
+            back[2].Succeeded();
+        }
     }
 
     // What ping(8) says of the path's MTU.
