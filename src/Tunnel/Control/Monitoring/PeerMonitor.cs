@@ -139,7 +139,9 @@ internal sealed class PeerMonitor
     public void HearUnreachable(string complaint, long now)
     {
         (_complaint, _complaintUntil) = (complaint, now + Memory);
-        if (_keepalive.Milliseconds > 0 && _echo == 0)
+
+        // Where it is clear already that nobody answers, the question itself would be complained of next.
+        if (_keepalive.Milliseconds > 0 && _echo == 0 && _lostInARow < LostForDown)
         {
             _echoAt = now;
         }

@@ -70,6 +70,27 @@ public sealed class PeerMonitorTests
     }
 
     [Fact]
+    public void Complaints_of_questions_to_who_does_not_answer_are_no_reason_for_more_questions()
+    {
+        _answers = false;
+        PeerMonitor quiet = Monitor(Keepalive.Auto);
+        Run(quiet, 600_000);
+        int expected = _asked.Count;
+
+        // A neighbour that isn't there is given up after three seconds (ARP).
+        _asked.Clear();
+        PeerMonitor complained = Monitor(Keepalive.Auto);
+        Run(complained, 600_000, each: () =>
+        {
+            if (_asked.Exists(question => question.At == _now - 3_000))
+            {
+                complained.HearUnreachable("no route to host", _now);
+            }
+        });
+        Assert.InRange(_asked.Count, 1, expected + 1);
+    }
+
+    [Fact]
     public void Who_never_answered_but_sends_is_up()
     {
         _answers = false;
