@@ -38,7 +38,8 @@ for _ in 1 2 3 4 5; do
   settings=$(tunnelctl docker-config) && break
 done
 printf '%s\n' "${settings:?tunneld does not answer}" >/etc/docker/daemon.json
-# Docker wants AppArmor's programs where the kernel has AppArmor, and Debian only recommends them.
-{ installed docker.io && installed apparmor; } || get docker.io apparmor
+installed docker.io || get docker.io
+# Where the kernel has AppArmor Docker wants its programs, which Debian only recommends; vagrant/redis.sh does without where they can't be had.
+installed apparmor || get apparmor >/dev/null 2>&1 || say "no package apparmor: the containers run without a profile"
 systemctl restart docker
 say "containers are in $subnet"

@@ -8,6 +8,8 @@ export DEBIAN_FRONTEND=noninteractive
 
 # The image is made of this machine's own redis, so that no image has to be fetched: the two programs and the libraries they load.
 image=tunnel-redis
+run=(docker run)
+command -v apparmor_parser >/dev/null || run+=(--security-opt apparmor=unconfined)
 make_image() {
   docker image inspect "$image" >/dev/null 2>&1 && return
   command -v redis-server redis-cli >/dev/null || {
@@ -25,13 +27,13 @@ case ${1-} in
   serve)
     make_image
     docker rm --force redis >/dev/null 2>&1 || true
-    docker run --detach --restart unless-stopped --name redis "$image" redis-server --protected-mode no >/dev/null
+    "${run[@]}" --detach --restart unless-stopped --name redis "$image" redis-server --protected-mode no >/dev/null
     echo "redis serves at $(docker inspect --format '{{.NetworkSettings.IPAddress}}' redis)"
     ;;
   ask)
     make_image
     server=$2
-    ask() { docker run --rm "$image" redis-cli -h "$server" "$@"; }
+    ask() { "${run[@]}" --rm "$image" redis-cli -h "$server" "$@"; }
     deadline=$((SECONDS + 120))
     until [[ $(ask ping 2>&1) == PONG ]]; do
       ((SECONDS < deadline)) || { echo "no redis answers at $server" >&2; tunnelctl show; tunnelctl drops; exit 1; }

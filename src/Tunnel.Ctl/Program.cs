@@ -33,7 +33,7 @@ internal sealed record Surroundings(TextWriter Output, TextWriter Error, Func<st
     };
 
     /// <summary>Opens a file to write to; "-" is stdout.</summary>
-    public Func<string, Stream> OpenFile { get; init; } = path => path == "-" ? Console.OpenStandardOutput() : File.Create(path);
+    public Func<string, Stream> OpenFile { get; init; } = path => path == "-" ? StandardOutput.Open() : File.Create(path);
 
     /// <summary>Tells when the person has had enough (SIGINT, SIGTERM), from the first call on; before, that ends the process.</summary>
     public Func<CancellationToken> Interrupted { get; init; } = () => CancellationToken.None;
@@ -80,6 +80,11 @@ internal static class Program
         {
             return Report(failure, json, surroundings.Error);
         }
+        catch (IOException exception) when (StandardOutput.HasNoReader(exception))
+        {
+            // Whoever read has had enough, as head(1) does.
+            return ExitCode.Done;
+        }
         catch (IOException exception)
         {
             return Report(new Failure(ExitCode.Failed, $"cannot write the output: {exception.Message}"), json, surroundings.Error);
@@ -106,7 +111,7 @@ internal static class Program
 
         using CancellationTokenSource interrupted = new();
         List<PosixSignalRegistration> signals = [];
-        using StreamWriter output = Open(Console.OpenStandardOutput());
+        using StreamWriter output = Open(StandardOutput.Open());
         using StreamWriter error = Open(Console.OpenStandardError());
         return Run(args, new Surroundings(output, error, name => name == "TERM" ? terminal : Environment.GetEnvironmentVariable(name))
         {

@@ -26,7 +26,8 @@ var root = new RootCommand("Joins the container subnets of many hosts into one r
     handoverOption,
 };
 
-ParseResult parsed = root.Parse(args);
+// "@" is a character like any other here, not the beginning of a file with further arguments.
+ParseResult parsed = root.Parse(args, new ParserConfiguration { ResponseFileTokenReplacer = null });
 if (args is ["--version"])
 {
     Console.WriteLine($"tunneld {NetworkController.Version}");

@@ -40,6 +40,13 @@ public sealed class CaptureTests(ITestOutputHelper output)
         Assert.True(packets.Count(packet => packet.Contains("|fd17:51::2|", StringComparison.Ordinal)) >= 3);
         Assert.Contains(packets, packet => packet.StartsWith("172.17.99.1||172.17.51.2|8|tun0 vm2|", StringComparison.Ordinal) && packet.EndsWith("|dropped: SourceNotInPeerSubnets", StringComparison.Ordinal));
 
+        // Into a pipe, until its reader has had enough.
+        await using (vm1.Container.Start(null, "ping", "-n", "-i", "0.1", vm2.ContainerAddress(4)))
+        {
+            CommandResult piped = await vm1.ShellAsync($"{Programs.Tunnelctl} --socket {daemons[0].SocketFile} capture -w - 2>/dev/null | tshark -n -c 3 -r - 2>/dev/null");
+            Assert.Equal(3, piped.Succeeded().Out.Trim().Split('\n').Length);
+        }
+
         // The next one may begin.
         Task<CommandResult> lines = daemons[0].CtlAsync("capture", "--peer", "vm2", "-c", "4");
         await Poll.UntilAsync(

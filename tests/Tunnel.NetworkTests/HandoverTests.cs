@@ -22,13 +22,13 @@ public sealed class HandoverTests(ITestOutputHelper output)
 
         await using UdpFlow there = await UdpFlow.StartAsync(vm1.Container, vm2.Container, vm2.ContainerAddress(4), burst: 10);
         await using UdpFlow back = await UdpFlow.StartAsync(vm2.Container, vm1.Container, vm1.ContainerAddress(6), burst: 10);
-        Task transfer = TcpTransfer.CheckAsync(vm1.Container, vm2.Container, vm2.ContainerAddress(4), 100 << 20);
+        Task<int> transfer = TcpTransfer.CheckAsync(vm1.Container, vm2.Container, vm2.ContainerAddress(4), 100 << 20);
         Background before = daemons[1].Process;
         await daemons[1].StartAsync("--handover");
         Assert.Equal(0, await before.WaitAsync());
-        await transfer;
+        int pause = await transfer;
         (FlowResult to, FlowResult from) = (await there.StopAsync(), await back.StopAsync());
-        output.WriteLine($"lost {to.Lost} of {to.Sent} there, {from.Lost} of {from.Sent} back");
+        output.WriteLine($"lost {to.Lost} of {to.Sent} there, {from.Lost} of {from.Sent} back; TCP paused for {pause} ms at most");
         Assert.InRange(to.Lost, 0, MostLost);
         Assert.InRange(from.Lost, 0, MostLost);
         Assert.Equal((0, 0, 0, 0), (to.Repeated, to.Corrupt, from.Repeated, from.Corrupt));

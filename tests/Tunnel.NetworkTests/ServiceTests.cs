@@ -21,7 +21,7 @@ public sealed class ServiceTests(ITestOutputHelper output)
         await root.BootAsync(vm1);
 
         (await root.ShellAsync("dpkg --install /root/tunnel.deb")).Succeeded();
-        root.Write("/etc/tunnel/tun0.yaml", vm1.Configuration());
+        root.Write("/etc/tunnel/tun0.yaml", vm1.Configuration() + $"subnets: [{vm1.Subnet(4)}]\nnat: {{masquerade: true}}\n");
         (await root.ShellAsync("systemctl enable --now tunneld@tun0 || { journalctl --no-pager -u tunneld@tun0; exit 1; }")).Succeeded();
 
         // By the group's right alone, what ExecReload needs too; the peer's file is written where the unit lets the daemon write.
@@ -32,14 +32,22 @@ public sealed class ServiceTests(ITestOutputHelper output)
         // The filter of system calls leaves the kernel's help in reach.
         string shown = (await root.ShellAsync("tunnelctl show")).Succeeded().Out;
         Assert.DoesNotContain("Operation not permitted", shown, StringComparison.Ordinal);
+        (await root.ShellAsync("tunnelctl doctor")).Succeeded();
+
+        // The rules are never absent while the service begins anew, and gone when it stops.
+        const string Deleted = "delete table inet tunnel_tun0";
+        Assert.Contains("masquerade", (await vm1.RunAsync("nft", "list", "table", "inet", "tunnel_tun0")).Succeeded().Out, StringComparison.Ordinal);
+        await using Background tables = vm1.Start(null, "nft", "monitor", "destroy", "tables");
         string first = await MainPidAsync(root);
         await CheckWithoutLossAsync("upgrade", "dpkg --install /root/next.deb");
         string second = await MainPidAsync(root);
         Assert.True(second != first && second != "0", $"before the upgrade process {first}, after it {second}");
         await CheckWithoutLossAsync("restart", "systemctl restart tunneld@tun0");
+        Assert.DoesNotContain(Deleted, tables.Log, StringComparison.Ordinal);
         await CheckWithoutLossAsync("kill", "systemctl kill -s KILL tunneld@tun0; until systemctl is-active tunneld@tun0; do sleep 0.1; done", most: 20_000);
         Assert.Equal(3, (await vm1.Container.PingAsync(vm2.ContainerAddress(4))).Received);
         (await root.ShellAsync("systemctl stop tunneld@tun0")).Succeeded();
+        await Poll.UntilAsync("the rules are gone", () => Task.FromResult(tables.Log.Contains(Deleted, StringComparison.Ordinal)));
         Assert.DoesNotContain("tun0", await vm1.SnapshotAsync(), StringComparison.Ordinal);
 
         (await root.ShellAsync("dpkg --purge tunnel")).Succeeded();
@@ -53,11 +61,11 @@ public sealed class ServiceTests(ITestOutputHelper output)
             string device = (await vm1.RunAsync("ip", "-o", "link", "show", "tun0")).Succeeded().Out.Split(':')[0];
             await using UdpFlow there = await UdpFlow.StartAsync(vm1.Container, vm2.Container, vm2.ContainerAddress(4), burst: 10);
             await using UdpFlow back = await UdpFlow.StartAsync(vm2.Container, vm1.Container, vm1.ContainerAddress(4), burst: 10);
-            Task transfer = TcpTransfer.CheckAsync(vm2.Container, vm1.Container, vm1.ContainerAddress(4), 50 << 20);
+            Task<int> transfer = TcpTransfer.CheckAsync(vm2.Container, vm1.Container, vm1.ContainerAddress(4), 50 << 20);
             (await root.ShellAsync(command)).Succeeded();
-            await transfer;
+            int pause = await transfer;
             (FlowResult to, FlowResult from) = (await there.StopAsync(), await back.StopAsync());
-            output.WriteLine($"{what}: lost {to.Lost} of {to.Sent} there, {from.Lost} of {from.Sent} back");
+            output.WriteLine($"{what}: lost {to.Lost} of {to.Sent} there, {from.Lost} of {from.Sent} back; TCP paused for {pause} ms at most");
             Assert.InRange(to.Lost, 0, most);
             Assert.InRange(from.Lost, 0, most);
             Assert.Equal(device, (await vm1.RunAsync("ip", "-o", "link", "show", "tun0")).Succeeded().Out.Split(':')[0]);

@@ -7,7 +7,8 @@ namespace Tunnel.Control;
 /// <summary>What a name came to.</summary>
 /// <param name="Address">The address; none where there is none.</param>
 /// <param name="Problem">Why there is none, for people; null where there is one.</param>
-internal readonly record struct Resolution(InetAddress Address, string? Problem);
+/// <param name="All">All that would do, where a name has several: name servers tell them in turns.</param>
+internal readonly record struct Resolution(InetAddress Address, string? Problem, IReadOnlyList<InetAddress>? All = null);
 
 /// <summary>Turns DNS names into underlay addresses by the system's resolver, all of them at once. Thread-safe, keeps nothing.</summary>
 internal static class EndpointResolver
@@ -36,8 +37,9 @@ internal static class EndpointResolver
             // The system's resolver does not always heed cancellation; who waits for it does.
             IPAddress[] found = await Dns.GetHostAddressesAsync(name, cancellationToken).WaitAsync(patience, cancellationToken);
             InetAddress[] addresses = [.. found.Select(InetAddress.From)];
-            InetAddress chosen = addresses.FirstOrDefault(isUsable, addresses.FirstOrDefault());
-            return new Resolution(chosen, chosen.IsNone ? $"endpoint {name} has no address" : null);
+            InetAddress[] usable = [.. addresses.Where(isUsable)];
+            InetAddress chosen = usable.FirstOrDefault(addresses.FirstOrDefault());
+            return new Resolution(chosen, chosen.IsNone ? $"endpoint {name} has no address" : null, usable);
         }
         catch (SocketException failure)
         {

@@ -47,7 +47,7 @@ internal sealed class PeerPreparation(IHostNetwork host, int tunIndex, int worke
         foreach (PeerConfig peer in config.Peers)
         {
             PeerEntry? old = known.GetValueOrDefault(peer.Name);
-            (InetAddress address, string? problem) = AddressOf(peer, old, names);
+            (InetAddress address, string? problem, _) = AddressOf(peer, old, names);
             string? clash = problem is null ? FindClash(config, peer, address, senders) : null;
             entries.Add(Prepare(config, peer, clash is null ? address : InetAddress.None, problem ?? clash, old) with { IsClash = clash is not null });
         }
@@ -88,15 +88,17 @@ internal sealed class PeerPreparation(IHostNetwork host, int tunIndex, int worke
         }
 
         bool isKnown = names.TryGetValue(peer.Endpoint.Host, out Resolution resolved);
-        if (isKnown && resolved.Problem is null)
-        {
-            return resolved;
-        }
+        bool isFound = isKnown && resolved.Problem is null;
 
-        // A name server that is down takes no peer down.
-        if (old is not null && old.Config.Endpoint == peer.Endpoint && !old.Address.IsNone)
+        // A name server that is down takes no peer down, and one that tells several addresses in turns moves none.
+        if (old is not null && old.Config.Endpoint == peer.Endpoint && !old.Address.IsNone && (!isFound || resolved.All?.Contains(old.Address) == true))
         {
             return new Resolution(old.Address, null);
+        }
+
+        if (isFound)
+        {
+            return resolved;
         }
 
         return isKnown ? resolved : new Resolution(InetAddress.None, $"endpoint {peer.Endpoint} is not resolved yet");

@@ -136,6 +136,12 @@ internal sealed class IcmpErrors : IUnderlayErrors
             }
 
             message = packet.Payload;
+
+            // A raw socket is handed a message before the kernel looks at its checksum; ICMPv6's are looked at before.
+            if (InternetChecksum.Compute(message) != 0)
+            {
+                return false;
+            }
         }
 
         if (!IcmpView.TryParse(message, out IcmpView icmp))

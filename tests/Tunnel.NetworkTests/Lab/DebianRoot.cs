@@ -1,13 +1,13 @@
 namespace Tunnel.NetworkTests;
 
 /// <summary>
-/// A clean Debian in a directory: what debootstrap makes, with nothing in it but what the package depends on. Made once and kept in
+/// A clean Debian in a directory: what debootstrap makes, with nothing in it but what the package depends on, and dbus. Made once and kept in
 /// dist/; each test has a copy. Programs run in it by systemd-nspawn(1), and it boots with systemd as its process 1.
 /// </summary>
 internal sealed class DebianRoot : IAsyncDisposable
 {
     private const string Release = "bookworm";
-    private const string Packages = "systemd-sysv,libstdc++6,nftables";
+    private const string Packages = "systemd-sysv,dbus,libstdc++6,nftables";
 
     private static readonly SemaphoreSlim Making = new(1);
 

@@ -1,20 +1,23 @@
+using System.Globalization;
 namespace Tunnel.NetworkTests;
 
 /// <summary>Moves bytes over one TCP connection and compares what arrived with what was sent.</summary>
 internal static class TcpTransfer
 {
-    // Both ends print "<bytes> <SHA-256>" at the end.
+    // Both ends print "<bytes> <SHA-256>" at the end, the receiver before it the longest time without a byte, in milliseconds.
     private const string Receiver = """
-        import hashlib, socket, sys
+        import hashlib, socket, sys, time
         address, port = sys.argv[1], int(sys.argv[2])
         server = socket.create_server((address, port), family=socket.AF_INET6 if ':' in address else socket.AF_INET)
         print('listening', flush=True)
         connection, _ = server.accept()
         connection.settimeout(30)
-        total, digest = 0, hashlib.sha256()
+        total, digest, pause, last = 0, hashlib.sha256(), 0, time.monotonic()
         while data := connection.recv(1 << 20):
             total += len(data)
             digest.update(data)
+            pause, last = max(pause, time.monotonic() - last), time.monotonic()
+        print(round(pause * 1000))
         print(total, digest.hexdigest())
         """;
 
@@ -41,7 +44,8 @@ internal static class TcpTransfer
     /// <param name="address">The receiver's address.</param>
     /// <param name="bytes">How many.</param>
     /// <param name="port">The receiver's port.</param>
-    public static async Task CheckAsync(Node from, Node to, string address, long bytes, int port = 5000)
+    /// <returns>The longest time in which nothing arrived, in milliseconds.</returns>
+    public static async Task<int> CheckAsync(Node from, Node to, string address, long bytes, int port = 5000)
     {
         TimeSpan deadline = Command.Deadline + TimeSpan.FromSeconds(bytes / 5e6);
         await using Background receiver = to.StartPython(Receiver, address, $"{port}");
@@ -51,6 +55,8 @@ internal static class TcpTransfer
         string sent = sender.Log.Trim();
         Assert.True(await receiver.WaitAsync() == 0, $"the receiver failed: {receiver}");
         Assert.StartsWith($"{bytes} ", sent, StringComparison.Ordinal);
-        Assert.Equal(sent, receiver.Log.Trim().Split('\n')[^1]);
+        string[] received = receiver.Log.Trim().Split('\n');
+        Assert.Equal(sent, received[^1]);
+        return int.Parse(received[^2], CultureInfo.InvariantCulture);
     }
 }

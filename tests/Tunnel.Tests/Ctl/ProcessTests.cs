@@ -41,6 +41,16 @@ public sealed class ProcessTests : IDisposable
     }
 
     [Fact]
+    public void A_watch_ends_when_its_reader_leaves()
+    {
+        _daemon.Answers["GET /v1/peers"] = (200, """[{"name":"vm2"}]""");
+
+        Assert.Equal(
+            ("[{\"name\":\"vm2\"}]\n0\n", ""),
+            Shell("{ tunnelctl top --interval 0.1 --json; echo $? >&3; } 3>status | head -n 1; cat status"));
+    }
+
+    [Fact]
     public void A_full_disk_is_told()
     {
         Assert.Equal(("1\n", "tunnelctl: cannot write the output: No space left on device\n"), Shell("tunnelctl show > /dev/full; echo $?"));
@@ -63,7 +73,7 @@ public sealed class ProcessTests : IDisposable
     {
         ProcessStartInfo start = new("/bin/sh")
         {
-            ArgumentList = { "-c", $"tunnelctl() {{ '{Environment.ProcessPath}' '{Path.Combine(AppContext.BaseDirectory, "tunnelctl.dll")}' \"$@\"; }}\n{script}" },
+            ArgumentList = { "-c", $"tunnelctl() {{ timeout 30 '{Environment.ProcessPath}' '{Path.Combine(AppContext.BaseDirectory, "tunnelctl.dll")}' \"$@\"; }}\n{script}" },
             WorkingDirectory = _ctl.RunDirectory,
             UseShellExecute = false,
             RedirectStandardInput = true,

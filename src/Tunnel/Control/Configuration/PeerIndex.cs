@@ -1,3 +1,4 @@
+using Tunnel.Dataplane;
 using Tunnel.Wire;
 
 namespace Tunnel.Control.Configuration;
@@ -35,6 +36,7 @@ internal sealed class PeerIndex(NetworkConfig network)
         var report = new Report(peer, prefix, errors);
         CheckEncapsulation(peer, report);
         CheckSequence(peer, report);
+        CheckKeepalive(peer, report);
         CheckEndpoint(peer, report);
         CheckMtu(peer, report);
         for (int i = 0; i < peer.Subnets.Count; i++)
@@ -97,6 +99,22 @@ internal sealed class PeerIndex(NetworkConfig network)
                 "sequence",
                 $"sequence numbers need one worker, and datapath.workers is {network.Datapath.Workers}{At(network.Source.Find("datapath.workers"))}",
                 "set datapath: {workers: 1}, or leave sequence out");
+        }
+    }
+
+    // The way back that such a packet carries is plain GRE over IPv4.
+    private void CheckKeepalive(PeerConfig peer, Report report)
+    {
+        if (peer.Keepalive.Kind != ProbeKind.ReturnPacket)
+            return;
+
+        bool isIpv6 = !peer.Endpoint.IsName && !peer.Endpoint.Address.IsIpv4;
+        if (isIpv6 || network.EncapsulationOf(peer) == Encapsulation.GreUdp)
+        {
+            report.Conflict(
+                "keepalive",
+                $"keepalive {peer.Keepalive} is for plain GRE over IPv4, and peer {peer.Name} is reached by {(isIpv6 ? "IPv6" : "gre-udp")}",
+                $"ask its daemon: {peer.Keepalive with { Kind = ProbeKind.Echo }}, or auto");
         }
     }
 

@@ -89,6 +89,12 @@ internal sealed partial class ErrorRelay : IAsyncDisposable
             return;
         }
 
+        // No router finds a packet too long that it could take (RFC 5927 section 7.2). Longer ones than are told were sent, whatever lies quoted.
+        if (meaning == Meaning.TooBig && MtuOf(error, outer) >= outer.TotalLength)
+        {
+            return;
+        }
+
         ReadOnlySpan<byte> gre = isUdp ? outer.Payload[UdpView.HeaderLength..] : outer.Payload;
         ushort port = isUdp ? BinaryPrimitives.ReadUInt16BigEndian(outer.Payload[UdpView.DestinationPortOffset..]) : (ushort)0;
         bool hasGre = GreView.TryParse(gre, out GreView view) == GreParseResult.Ok;

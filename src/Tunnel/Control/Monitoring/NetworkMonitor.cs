@@ -161,7 +161,7 @@ internal sealed partial class NetworkMonitor : IAsyncDisposable
             }
 
             watched.Monitor.Path?.HearTooBig(mtu, Now);
-            if (!watched.Monitor.HasAnswered)
+            if (!watched.Monitor.HasEchoed)
             {
                 // Of a peer that can't be asked the kernel's own knowledge counts, which is new.
                 _pathsChanged();
@@ -304,6 +304,11 @@ internal sealed partial class NetworkMonitor : IAsyncDisposable
             }
             else
             {
+                if (entry.Config.Keepalive != before.Entry.Config.Keepalive)
+                {
+                    before.Monitor.Use(entry.Config.Keepalive, Now);
+                }
+
                 before.Entry = entry;
                 if (entry.Peer.IsReady)
                 {
@@ -394,7 +399,7 @@ internal sealed partial class NetworkMonitor : IAsyncDisposable
         peer.Target.IsDown = isDown;
 
         // Of a peer that can't be asked the kernel knows more.
-        int mtu = monitor.HasAnswered && monitor.Path is PathMtuSearch path ? path.Current : 0;
+        int mtu = monitor.HasEchoed && monitor.Path is PathMtuSearch path ? path.Current : 0;
         int mtuBefore = peer.Target.PathMtu;
         peer.Target.PathMtu = mtu;
         if (mtuBefore != mtu && mtuBefore != 0)
@@ -531,7 +536,7 @@ internal sealed partial class NetworkMonitor : IAsyncDisposable
 
         // Whether what was found out still holds. It does while this host has no way to the peer, and after, if the way is the same.
         public bool IsSame(PeerEntry now, NetworkConfig config) =>
-            !now.Peer.IsReady || (now.Config.Keepalive == _begun.Config.Keepalive && now.FollowsPathMtu == _begun.FollowsPathMtu &&
+            !now.Peer.IsReady || (now.Config.Keepalive.Milliseconds > 0 == _begun.Config.Keepalive.Milliseconds > 0 && now.FollowsPathMtu == _begun.FollowsPathMtu &&
             config.Interface.PathMtuFloor == floor && now.Peer.Settings.Local == _begun.Peer.Settings.Local);
 
         // What the kernel has learnt counts when it learns it; it forgets later than we do.

@@ -29,10 +29,10 @@ internal sealed class PeerMonitor
     // How long traffic of a peer that is not asked, or never answered, says that it is there; and how long a router's complaint is shown.
     private const long Memory = 30_000;
 
-    private readonly Keepalive _keepalive;
-    private readonly Dictionary<ulong, (long SentAt, int Length)> _asked = [];
+    private readonly Dictionary<ulong, (long SentAt, int Length, ProbeKind Kind)> _asked = [];
     private readonly Func<ProbeKind, ulong, int, bool> _send;
     private readonly Action<int> _probe;
+    private Keepalive _keepalive;
     private long _now;
     private ulong _nextToken;
 
@@ -45,6 +45,8 @@ internal sealed class PeerMonitor
     private int _lostInARow;
     private long _firstLostAt;
     private double? _roundTrip;
+    private double _deviation;
+    private long _discoverAt;
     private long _lastHeard = -1;
     private string? _complaint;
     private long _complaintUntil;
@@ -79,8 +81,11 @@ internal sealed class PeerMonitor
     /// <summary>Since when.</summary>
     public long Since { get; private set; }
 
-    /// <summary>Whether it has answered ever, so that it can be asked how long packets may be.</summary>
+    /// <summary>Whether it has answered ever.</summary>
     public bool HasAnswered { get; private set; }
+
+    /// <summary>Whether it runs this program, so that it can be asked how long packets may be. A router returns packets that carry their own way back only.</summary>
+    public bool HasEchoed { get; private set; }
 
     /// <summary>Whether an answer is waited for, so that it is worth looking soon.</summary>
     public bool IsBusy => _echo != 0 || (Path?.IsBusy ?? false);
@@ -96,8 +101,10 @@ internal sealed class PeerMonitor
 
     private double Loss => (double)BitOperations.PopCount(_lost) / Math.Max(_count, 1);
 
-    // Answers on a loaded host take their time; the wait must not last either.
-    private long Patience => Math.Clamp((long)((_roundTrip ?? LongestPatience) * 4), ShortestPatience, LongestPatience);
+    // As TCP waits (RFC 6298 section 2): answers on a loaded host take their time; a wait too long delays the recovery from a path that has shrunk.
+    private long Patience => _roundTrip is double usual
+        ? Math.Clamp((long)(usual + (4 * _deviation)), ShortestPatience, LongestPatience)
+        : LongestPatience;
 
     /// <summary>An answer came.</summary>
     /// <param name="token">What its question said.</param>
@@ -106,7 +113,7 @@ internal sealed class PeerMonitor
     /// <param name="now">The time.</param>
     public void HearAnswer(ulong token, int length, double roundTrip, long now)
     {
-        if (!_asked.Remove(token, out (long SentAt, int Length) question))
+        if (!_asked.Remove(token, out (long SentAt, int Length, ProbeKind Kind) question))
         {
             // Too late, twice, or never asked.
             return;
@@ -114,10 +121,12 @@ internal sealed class PeerMonitor
 
         if (roundTrip >= 0 && roundTrip <= now - question.SentAt + 1)
         {
+            _deviation = _roundTrip is double usual ? _deviation + ((Math.Abs(roundTrip - usual) - _deviation) / 4) : roundTrip / 2;
             _roundTrip = _roundTrip is double before ? before + ((roundTrip - before) / 8) : roundTrip;
         }
 
         HasAnswered = true;
+        HasEchoed |= question.Kind == ProbeKind.Echo;
         _lostInARow = 0;
         if (token == _echo)
         {
@@ -131,6 +140,16 @@ internal sealed class PeerMonitor
         {
             Path?.HearAnswer(question.Length);
         }
+    }
+
+    /// <summary>From now on the peer is asked in another way; what is known of it stays.</summary>
+    /// <param name="keepalive">How it is asked.</param>
+    /// <param name="now">The time.</param>
+    public void Use(Keepalive keepalive, long now)
+    {
+        _keepalive = keepalive;
+        _pause = keepalive.Milliseconds;
+        _echoAt = now;
     }
 
     /// <summary>A router, or the peer's host, has said that packets don't arrive.</summary>
@@ -154,6 +173,7 @@ internal sealed class PeerMonitor
     public void Advance(long now, long lastHeard, bool isUsed)
     {
         AdvanceEcho(now);
+        Discover(now);
         if (!HasAnswered && lastHeard >= 0 && (_lastHeard < 0 || lastHeard - _lastHeard > Memory))
         {
             // It has begun to send: perhaps it is there now to answer.
@@ -162,7 +182,7 @@ internal sealed class PeerMonitor
         }
 
         _lastHeard = lastHeard;
-        if (HasAnswered && State != PeerState.Down)
+        if (HasEchoed && State != PeerState.Down)
         {
             _now = now;
             Path?.Advance(now, Patience, isUsed, _probe);
@@ -203,6 +223,16 @@ internal sealed class PeerMonitor
         {
             _echo = Ask(_keepalive.Kind, 0, now);
             _echoDeadline = now + Math.Min(LongestPatience, Math.Max(Patience, _keepalive.Milliseconds));
+        }
+    }
+
+    // Who returns packets may run this program, or be a router: rarely asked, since routers drop the question.
+    private void Discover(long now)
+    {
+        if (_keepalive.Kind == ProbeKind.ReturnPacket && HasAnswered && !HasEchoed && Path is not null && now >= _discoverAt)
+        {
+            Ask(ProbeKind.Echo, 0, now);
+            _discoverAt = now + LongestPause;
         }
     }
 
@@ -259,14 +289,14 @@ internal sealed class PeerMonitor
             return 0;
         }
 
-        _asked[token] = (now, length);
+        _asked[token] = (now, length, kind);
         return token;
     }
 
     // What comes later than this is no answer any more.
     private void ForgetOld(long now)
     {
-        foreach ((ulong token, (long sentAt, _)) in _asked)
+        foreach ((ulong token, (long sentAt, _, _)) in _asked)
         {
             if (now - sentAt > 2 * LongestPatience)
             {

@@ -492,6 +492,14 @@ public class ConfigReaderTests
             ["tun0.yaml:3:71: sequence numbers need one worker, and datapath.workers is 2 (tun0.yaml:1:21) (set datapath: {workers: 1}, or leave sequence out)"]
         },
         {
+            "peers:\n  vm2: {endpoint: 192.168.40.12, subnets: [172.17.52.0/24], encapsulation: gre-udp, keepalive: gre:10s}\n"
+                + "  vm3: {endpoint: \"fd00:40::13\", subnets: [172.17.53.0/24], keepalive: gre:500ms}\n",
+            [
+                "tun0.yaml:2:96: keepalive gre:10s is for plain GRE over IPv4, and peer vm2 is reached by gre-udp (ask its daemon: 10s, or auto)",
+                "tun0.yaml:3:72: keepalive gre:500ms is for plain GRE over IPv4, and peer vm3 is reached by IPv6 (ask its daemon: 500ms, or auto)",
+            ]
+        },
+        {
             "peers:\n"
                 + "  vm2: {endpoint: 192.168.40.12, subnets: [172.17.52.0/24]}\n"
                 + "  vm3: {endpoint: 192.168.40.12, subnets: [172.17.53.0/24]}\n"

@@ -17,8 +17,8 @@ public sealed class ErrorRelayTests
           vm5: {endpoint: 192.168.40.15, subnets: [172.17.55.0/24], encapsulation: gre-udp, on-refused: retry}
         """;
 
-    private static readonly byte[] Inner4 = Packets.UdpPacket("172.17.51.2", "172.17.52.2", Packets.Payload(100));
-    private static readonly byte[] Inner6 = Packets.UdpPacket("fd00:51::2", "fd00:52::2", Packets.Payload(100));
+    private static readonly byte[] Inner4 = Packets.UdpPacket("172.17.51.2", "172.17.52.2", Packets.Payload(1600));
+    private static readonly byte[] Inner6 = Packets.UdpPacket("fd00:51::2", "fd00:52::2", Packets.Payload(1600));
 
     private readonly Injected _tun = new();
 
@@ -105,7 +105,7 @@ public sealed class ErrorRelayTests
     public async Task Errors_over_IPv6_are_relayed_too(byte type, byte code, uint parameter, int innerType, byte innerCode, int innerParameter)
     {
         await using ControlFixture fixture = await StartAsync();
-        byte[] inner = Packets.UdpPacket("172.17.51.2", "172.17.54.2", Packets.Payload(100));
+        byte[] inner = Packets.UdpPacket("172.17.51.2", "172.17.54.2", Packets.Payload(1600));
         byte[] sent = Packets.Outer("fd00:40::11", "fd00:40::14", Packets.GrePacket(inner));
         Handle(fixture, new UnderlayError(Overlay.Address("2001:db8::1"), IsIpv6: true, type, code, parameter, sent));
 
@@ -166,10 +166,23 @@ public sealed class ErrorRelayTests
         byte[] fromMany = Packets.UdpPacket("224.0.0.1", "172.17.52.2", Packets.Payload(100));
         foreach (byte[] inner in new[] { error, fragment, fromNobody, fromMany })
         {
-            Handle(fixture, TooBig(1000, Sent("192.168.40.12", inner, key: 7)));
+            Handle(fixture, TooBig(70, Sent("192.168.40.12", inner, key: 7)));
         }
 
         Assert.Empty(_tun.Packets);
+    }
+
+    // RFC 5927 section 7.2: who forges errors without having seen a packet quotes one that no router would have found too long.
+    [Fact]
+    public async Task A_packet_that_would_have_fitted_was_not_too_big()
+    {
+        await using ControlFixture fixture = await StartAsync();
+        byte[] sent = Sent("192.168.40.12", Packets.UdpPacket("172.17.51.2", "172.17.52.2", Packets.Payload(1000)), key: 7);
+        Handle(fixture, TooBig((uint)sent.Length, sent));
+        Assert.Empty(_tun.Packets);
+
+        Handle(fixture, TooBig((uint)sent.Length - 1, sent));
+        Assert.Single(_tun.Packets);
     }
 
     [Fact]

@@ -91,6 +91,96 @@ public sealed class PeerMonitorTests
     }
 
     [Fact]
+    public void A_router_that_returns_packets_is_not_asked_how_long_they_may_be()
+    {
+        var path = new PathMtuSearch(1500, 576, _now);
+        PeerMonitor monitor = Monitor(new Keepalive(1000, ProbeKind.ReturnPacket), path);
+
+        Run(monitor, 150_000, answers: kind => kind == ProbeKind.ReturnPacket);
+
+        Assert.Equal(PeerState.Up, monitor.State);
+        Assert.True(monitor.HasAnswered);
+        Assert.False(monitor.HasEchoed);
+        // Once a minute whether it runs this program by now.
+        Assert.Equal(3, _asked.Count(question => question.Kind == ProbeKind.Echo));
+    }
+
+    [Fact]
+    public void Who_returns_packets_and_runs_this_program_is_asked_how_long_they_may_be()
+    {
+        var path = new PathMtuSearch(1500, 576, _now);
+        PeerMonitor monitor = Monitor(new Keepalive(1000, ProbeKind.ReturnPacket), path);
+
+        Run(monitor, 5_000);
+
+        Assert.True(monitor.HasEchoed);
+        Assert.True(path.IsConfirmed);
+    }
+
+    [Theory]
+    [InlineData(20)]
+    [InlineData(150)]
+    [InlineData(300)]
+    [InlineData(450)]
+    public void A_path_that_shrinks_is_recovered_within_three_seconds_however_long_the_way(int roundTrip)
+    {
+        int longest = 1500;
+        var onTheWay = new Queue<(ulong Token, int Length, long At)>();
+        var path = new PathMtuSearch(1500, 576, _now);
+        var monitor = new PeerMonitor(Keepalive.Auto, path, firstToken: 77, _now, (_, token, length) =>
+        {
+            if (length <= longest)
+            {
+                onTheWay.Enqueue((token, length, _now + roundTrip));
+            }
+
+            return true;
+        });
+        Go(60_000);
+        Assert.True(path.IsConfirmed);
+
+        longest = 1100;
+        Go(3_000);
+        Assert.InRange(path.Current, 1000, 1100);
+
+        // Turns come twice a second where nothing is waited for, else every 50 ms.
+        void Go(long milliseconds)
+        {
+            for (long end = _now + milliseconds; _now < end; _now += monitor.IsBusy ? 50 : 500)
+            {
+                while (onTheWay.TryPeek(out (ulong Token, int Length, long At) answer) && answer.At <= _now)
+                {
+                    onTheWay.Dequeue();
+                    monitor.HearAnswer(answer.Token, answer.Length, roundTrip, _now);
+                }
+
+                monitor.Advance(_now, _now, isUsed: true);
+            }
+        }
+    }
+
+    [Fact]
+    public void Who_is_asked_in_another_way_is_still_who_it_was()
+    {
+        PeerMonitor monitor = Monitor(new Keepalive(1000));
+        Run(monitor, 3_000);
+        _answers = false;
+        Run(monitor, 6_000);
+        Assert.Equal(PeerState.Down, monitor.State);
+
+        monitor.Use(Keepalive.Auto, _now);
+        Run(monitor, 20_000);
+        Assert.Equal(PeerState.Down, monitor.State);
+
+        // What was lost is among the last 20 questions for a while.
+        _answers = true;
+        Run(monitor, 10_000);
+        Assert.Equal(PeerState.Degraded, monitor.State);
+        Run(monitor, 120_000);
+        Assert.Equal(PeerState.Up, monitor.State);
+    }
+
+    [Fact]
     public void Who_never_answered_but_sends_is_up()
     {
         _answers = false;
@@ -208,7 +298,7 @@ public sealed class PeerMonitorTests
             return true;
         });
 
-    private void Run(PeerMonitor monitor, long milliseconds, Action? each = null)
+    private void Run(PeerMonitor monitor, long milliseconds, Action? each = null, Func<ProbeKind, bool>? answers = null)
     {
         for (long end = _now + milliseconds; _now < end; _now += Step)
         {
@@ -216,7 +306,7 @@ public sealed class PeerMonitorTests
             monitor.Advance(_now, _lastHeard, isUsed: false);
             if (_answers)
             {
-                foreach ((_, ulong token, _) in _asked.Skip(before).ToArray())
+                foreach ((_, ulong token, _) in _asked.Skip(before).Where(question => answers?.Invoke(question.Kind) ?? true).ToArray())
                 {
                     monitor.HearAnswer(token, 20, _roundTrip, _now + Step);
                 }
