@@ -131,7 +131,9 @@ internal sealed class Attachment(IHost host, Action<TimeSpan> pause)
         return mine;
     }
 
-    private static (IPAddress Address, int Length) ParseAddress(string text)
+    /// <summary>Reads an address with its prefix length.</summary>
+    /// <exception cref="Failure">It is none.</exception>
+    public static (IPAddress Address, int Length) ParseAddress(string text)
     {
         string[] parts = text.Split('/');
         if (parts.Length == 2 && IPAddress.TryParse(parts[0], out IPAddress? address) && parts[0] == address.ToString()

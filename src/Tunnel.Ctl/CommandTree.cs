@@ -417,6 +417,10 @@ internal sealed class CommandTree
         command.Options.Add(subnet);
         command.SetAction(parsed =>
         {
+            // A wrong command line is told whether a daemon runs or not.
+            if (parsed.GetValue(subnet) is string named)
+                _ = DockerSettings.Parse(named);
+
             using ControlClient client = Connect(parsed);
             JsonElement network = Expect(JsonValueKind.Object, client.Send(HttpMethod.Get, "v1/network"));
             _surroundings.Output.WriteLine(DockerSettings.Write(network, parsed.GetValue(subnet), parsed.GetValue(Json)));
@@ -444,6 +448,7 @@ internal sealed class CommandTree
         command.Options.Add(name);
         command.SetAction(parsed =>
         {
+            _ = Attachment.ParseAddress(parsed.GetRequiredValue(address));
             using ControlClient client = Connect(parsed);
             JsonElement network = Expect(JsonValueKind.Object, client.Send(HttpMethod.Get, "v1/network"));
             JsonElement routes = Expect(JsonValueKind.Array, client.Send(HttpMethod.Get, "v1/routes"));

@@ -42,7 +42,9 @@ internal static class DockerSettings
             indented: !compact);
     }
 
-    private static IPNetwork Parse(string text) => IPNetwork.TryParse(text, out IPNetwork network)
+    /// <summary>Reads the value of --subnet.</summary>
+    /// <exception cref="Failure">It is no subnet.</exception>
+    public static IPNetwork Parse(string text) => IPNetwork.TryParse(text, out IPNetwork network)
         ? network
         : throw new Failure(ExitCode.Usage, $"--subnet does not take '{text}'", "--subnet CIDR, as 172.17.51.0/24");
 }

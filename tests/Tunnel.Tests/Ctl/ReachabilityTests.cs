@@ -21,6 +21,12 @@ public sealed class ReachabilityTests : IDisposable
         Assert.Equal(new CtlResult(3, "", line), _ctl.Run("show"));
     }
 
+    [Theory]
+    [InlineData("attach web 172.17.51.100", "'172.17.51.100' is no address with a prefix length (as 172.17.51.100/24)")]
+    [InlineData("docker-config --subnet x", "--subnet does not take 'x' (--subnet CIDR, as 172.17.51.0/24)")]
+    public void A_wrong_command_line_is_told_whether_a_daemon_runs_or_not(string line, string error) =>
+        Assert.Equal(new CtlResult(2, "", $"tunnelctl: {error}\n"), _ctl.Run(line.Split(' ')));
+
     [Fact]
     public void Doctor_looks_at_what_can_be_seen_without_a_daemon()
     {
