@@ -28,15 +28,15 @@ internal sealed class Attachment(IHost host, Action<TimeSpan> pause)
 
     /// <summary>Attaches.</summary>
     /// <param name="target">The container, process or network namespace.</param>
-    /// <param name="wanted">ADDRESS/PREFIX.</param>
+    /// <param name="wanted">The address in the container, and its prefix length.</param>
     /// <param name="bridge">The bridge; null for the one with an address in the subnet.</param>
     /// <param name="interfaceName">The interface's name; null for the first free one from eth1.</param>
     /// <param name="network">GET /v1/network.</param>
     /// <param name="routes">GET /v1/routes.</param>
     /// <exception cref="Failure">It can't be done; then nothing has changed.</exception>
-    public Attached Attach(string target, string wanted, string? bridge, string? interfaceName, JsonElement network, JsonElement routes)
+    public Attached Attach(string target, (IPAddress Address, int Length) wanted, string? bridge, string? interfaceName, JsonElement network, JsonElement routes)
     {
-        (IPAddress address, int length) = ParseAddress(wanted);
+        (IPAddress address, int length) = wanted;
         IPNetwork subnet = Subnet(address, length, network);
         RequireRoot("attach");
         string netns = Find(target);
@@ -44,7 +44,7 @@ internal sealed class Attachment(IHost host, Action<TimeSpan> pause)
         (JsonElement port, IPAddress gateway) = Bridge(bridge, subnet, hostLinks);
         string bridgeName = port.Member("ifname").Text()!;
         if (!new IPNetwork(Masked(address, length), length).Contains(gateway))
-            throw new Failure(ExitCode.Failed, $"{bridgeName}'s address {gateway} is not in {wanted}", $"as tunnelctl attach {target} {address}/{subnet.PrefixLength}");
+            throw new Failure(ExitCode.Failed, $"{bridgeName}'s address {gateway} is not in {address}/{length}", $"as tunnelctl attach {target} {address}/{subnet.PrefixLength}");
 
         string[] enter = Enter(netns, target);
         JsonElement[] links = Links(enter);

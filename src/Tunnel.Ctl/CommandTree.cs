@@ -3,6 +3,7 @@ using System.CommandLine.Completions;
 using System.CommandLine.Help;
 using System.CommandLine.Invocation;
 using System.Globalization;
+using System.Net;
 using System.Runtime.CompilerServices;
 using System.Text.Json;
 using Tunnel.Ctl.Views;
@@ -418,12 +419,10 @@ internal sealed class CommandTree
         command.SetAction(parsed =>
         {
             // A wrong command line is told whether a daemon runs or not.
-            if (parsed.GetValue(subnet) is string named)
-                _ = DockerSettings.Parse(named);
-
+            IPNetwork? named = parsed.GetValue(subnet) is string text ? DockerSettings.Parse(text) : null;
             using ControlClient client = Connect(parsed);
             JsonElement network = Expect(JsonValueKind.Object, client.Send(HttpMethod.Get, "v1/network"));
-            _surroundings.Output.WriteLine(DockerSettings.Write(network, parsed.GetValue(subnet), parsed.GetValue(Json)));
+            _surroundings.Output.WriteLine(DockerSettings.Write(network, named, parsed.GetValue(Json)));
         });
         return command;
     }
@@ -448,13 +447,13 @@ internal sealed class CommandTree
         command.Options.Add(name);
         command.SetAction(parsed =>
         {
-            _ = Attachment.ParseAddress(parsed.GetRequiredValue(address));
+            (IPAddress, int) wanted = Attachment.ParseAddress(parsed.GetRequiredValue(address));
             using ControlClient client = Connect(parsed);
             JsonElement network = Expect(JsonValueKind.Object, client.Send(HttpMethod.Get, "v1/network"));
             JsonElement routes = Expect(JsonValueKind.Array, client.Send(HttpMethod.Get, "v1/routes"));
             string container = parsed.GetRequiredValue(target);
             Attached done = new Attachment(_surroundings.Host, _surroundings.Pause)
-                .Attach(container, parsed.GetRequiredValue(address), parsed.GetValue(bridge), parsed.GetValue(name), network, routes);
+                .Attach(container, wanted, parsed.GetValue(bridge), parsed.GetValue(name), network, routes);
             _surroundings.Output.WriteLine(parsed.GetValue(Json) ? AttachText.Json(container, done) : AttachText.Line(container, done));
         });
         return command;

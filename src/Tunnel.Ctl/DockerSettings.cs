@@ -11,10 +11,10 @@ internal static class DockerSettings
     /// <param name="network">GET /v1/network.</param>
     /// <param name="subnet">The container subnet; null for the configured one.</param>
     /// <param name="compact">Whether on one line.</param>
-    public static string Write(JsonElement network, string? subnet, bool compact)
+    public static string Write(JsonElement network, IPNetwork? subnet, bool compact)
     {
         string[] configured = [.. network.Member("subnets").Texts()];
-        IPNetwork ipv4 = Parse(subnet ?? configured.FirstOrDefault(text => !text.Contains(':', StringComparison.Ordinal)) ?? throw new Failure(
+        IPNetwork ipv4 = subnet ?? Parse(configured.FirstOrDefault(text => !text.Contains(':', StringComparison.Ordinal)) ?? throw new Failure(
             ExitCode.Failed,
             "this host's container subnet is not configured",
             "name it: tunnelctl docker-config --subnet 172.17.51.0/24; or under subnets: in the network's file"));

@@ -34,8 +34,9 @@ public sealed class ServiceTests(ITestOutputHelper output)
         Assert.DoesNotContain("Operation not permitted", shown, StringComparison.Ordinal);
 
         // Where legacy tables may exist, root alone may read which.
-        string[] findings = (await root.ShellAsync("tunnelctl doctor")).Out.Split('\n');
-        Assert.All(findings.Where(line => line.Contains("finding:", StringComparison.Ordinal)), line => Assert.Contains("legacy iptables tables may exist", line, StringComparison.Ordinal));
+        CommandResult doctor = await root.ShellAsync("tunnelctl doctor");
+        Assert.True(doctor.ExitCode is 0 or 4, $"{doctor}");
+        Assert.All(doctor.Out.Split('\n').Where(line => line.Contains("finding:", StringComparison.Ordinal)), line => Assert.Contains("legacy iptables tables may exist", line, StringComparison.Ordinal));
 
         // The rules are never absent while the service begins anew, and gone when it stops. Whole transactions are looked at: one may put a table in another's place.
         Assert.Contains("masquerade", (await vm1.RunAsync("nft", "list", "table", "inet", "tunnel_tun0")).Succeeded().Out, StringComparison.Ordinal);

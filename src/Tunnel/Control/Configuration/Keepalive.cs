@@ -23,6 +23,9 @@ internal sealed record Keepalive(int Milliseconds, ProbeKind Kind = ProbeKind.Ec
     /// <summary>What makes it a router's: <see cref="ProbeKind.ReturnPacket"/>.</summary>
     public const string ReturnPrefix = "gre:";
 
+    /// <summary>Whether nobody is asked.</summary>
+    public bool IsOff => Milliseconds == 0;
+
     /// <summary>As it is written: "auto", "off", "5s", "500ms", "gre:10s".</summary>
     public override string ToString() => this == Auto ? "auto" : this == Off ? "off"
         : (Kind == ProbeKind.ReturnPacket ? ReturnPrefix : "") + (Milliseconds % 1000 == 0 ? $"{Milliseconds / 1000}s" : $"{Milliseconds}ms");

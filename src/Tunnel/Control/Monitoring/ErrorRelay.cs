@@ -89,7 +89,7 @@ internal sealed partial class ErrorRelay : IAsyncDisposable
             return;
         }
 
-        // No router finds a packet too long that it could take (RFC 5927 section 7.2). Longer ones than are told were sent, whatever lies quoted.
+        // No router finds a packet too long that is as short as it says (RFC 5927 section 7.2).
         if (meaning == Meaning.TooBig && MtuOf(error, outer) >= outer.TotalLength)
         {
             return;

@@ -536,7 +536,7 @@ internal sealed partial class NetworkMonitor : IAsyncDisposable
 
         // Whether what was found out still holds. It does while this host has no way to the peer, and after, if the way is the same.
         public bool IsSame(PeerEntry now, NetworkConfig config) =>
-            !now.Peer.IsReady || (now.Config.Keepalive.Milliseconds > 0 == _begun.Config.Keepalive.Milliseconds > 0 && now.FollowsPathMtu == _begun.FollowsPathMtu &&
+            !now.Peer.IsReady || (now.Config.Keepalive.IsOff == _begun.Config.Keepalive.IsOff && now.FollowsPathMtu == _begun.FollowsPathMtu &&
             config.Interface.PathMtuFloor == floor && now.Peer.Settings.Local == _begun.Peer.Settings.Local);
 
         // What the kernel has learnt counts when it learns it; it forgets later than we do.

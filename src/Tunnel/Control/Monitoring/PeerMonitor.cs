@@ -1,3 +1,4 @@
+using System.Diagnostics.CodeAnalysis;
 using System.Numerics;
 using Tunnel.Control.Configuration;
 using Tunnel.Dataplane;
@@ -62,14 +63,12 @@ internal sealed class PeerMonitor
     /// </param>
     public PeerMonitor(Keepalive keepalive, PathMtuSearch? path, ulong firstToken, long now, Func<ProbeKind, ulong, int, bool> send)
     {
-        _keepalive = keepalive;
         _send = send;
         _probe = length => Ask(ProbeKind.Echo, length, _now);
         _nextToken = firstToken;
         Path = path;
-        _echoAt = now;
-        _pause = keepalive.Milliseconds;
         Since = now;
+        Use(keepalive, now);
     }
 
     /// <summary>The search for the path MTU; null where there is none.</summary>
@@ -121,8 +120,9 @@ internal sealed class PeerMonitor
 
         if (roundTrip >= 0 && roundTrip <= now - question.SentAt + 1)
         {
-            _deviation = _roundTrip is double usual ? _deviation + ((Math.Abs(roundTrip - usual) - _deviation) / 4) : roundTrip / 2;
-            _roundTrip = _roundTrip is double before ? before + ((roundTrip - before) / 8) : roundTrip;
+            (_roundTrip, _deviation) = _roundTrip is double usual
+                ? (usual + ((roundTrip - usual) / 8), _deviation + ((Math.Abs(roundTrip - usual) - _deviation) / 4))
+                : (roundTrip, roundTrip / 2);
         }
 
         HasAnswered = true;
@@ -145,6 +145,7 @@ internal sealed class PeerMonitor
     /// <summary>From now on the peer is asked in another way; what is known of it stays.</summary>
     /// <param name="keepalive">How it is asked.</param>
     /// <param name="now">The time.</param>
+    [MemberNotNull(nameof(_keepalive))]
     public void Use(Keepalive keepalive, long now)
     {
         _keepalive = keepalive;
@@ -160,7 +161,7 @@ internal sealed class PeerMonitor
         (_complaint, _complaintUntil) = (complaint, now + Memory);
 
         // Where it is clear already that nobody answers, the question itself would be complained of next.
-        if (_keepalive.Milliseconds > 0 && _echo == 0 && _lostInARow < LostForDown)
+        if (!_keepalive.IsOff && _echo == 0 && _lostInARow < LostForDown)
         {
             _echoAt = now;
         }
@@ -194,7 +195,7 @@ internal sealed class PeerMonitor
 
     private void AdvanceEcho(long now)
     {
-        if (_keepalive.Milliseconds == 0)
+        if (_keepalive.IsOff)
         {
             return;
         }

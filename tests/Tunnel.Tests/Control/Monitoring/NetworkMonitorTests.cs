@@ -29,6 +29,35 @@ public sealed class NetworkMonitorTests
     }
 
     [Fact]
+    public async Task ANewKeepaliveForgetsNothing()
+    {
+        await using ControlFixture fixture = await ControlFixture.StartAsync("""
+            peers:
+              vm2: {endpoint: 192.168.40.12, subnets: [172.17.52.0/24], keepalive: 100ms}
+            """);
+        await ControlFixture.EventuallyAsync(() =>
+        {
+            while (fixture.Probes.Requests.TryTake(out ProbeRequest question))
+            {
+                if (question.Length + question.Peer.Settings.Overhead <= 1400)
+                {
+                    fixture.Probes.Replies[0].TryAdd(new ProbeReply(question.Peer.Target, question.Token, Math.Max(20, question.Length), RoundTrip: 1));
+                }
+            }
+
+            return fixture.Network.DescribePeer("vm2").Gmtu is > 1300 and <= 1400;
+        });
+        int known = fixture.Network.DescribePeer("vm2").Gmtu;
+        await fixture.ReloadAsync("""
+            peers:
+              vm2: {endpoint: 192.168.40.12, subnets: [172.17.52.0/24], keepalive: 5s}
+            """);
+        fixture.Network.Monitor.Turn();
+        Assert.Equal("5s", fixture.Network.DescribePeer("vm2").Keepalive);
+        Assert.Equal(known, fixture.Network.DescribePeer("vm2").Gmtu);
+    }
+
+    [Fact]
     public async Task NoQuestionCountsAsLostThatWasNeverSent()
     {
         const int Count = 1500;
