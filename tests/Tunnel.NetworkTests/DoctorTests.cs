@@ -103,6 +103,20 @@ public sealed class DoctorTests(ITestOutputHelper output)
         Assert.Empty(await LookAsync(one));
     }
 
+    [SkippableFact]
+    public async Task ARuleThatDropsWhatComesWithoutATunnelIsFound()
+    {
+        await using Lab lab = await Lab.CreateAsync(output);
+        (Vm vm1, Vm vm2) = (lab.Hosts[0], lab.Hosts[1]);
+        Daemon one = (await lab.StartMeshAsync(options: (_, _) => ["encapsulation: direct"]))[0];
+        (await vm1.ShellAsync(
+            "iptables-nft -P FORWARD DROP; iptables-nft -A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT; iptables-nft -A FORWARD -i br0 ! -o br0 -j ACCEPT"))
+            .Succeeded();
+        Assert.Equal(0, (await vm2.Container.PingAsync(vm1.ContainerAddress(4))).Received);
+        await FindAndCureAsync(one, "forward-rules", null, "from eth1", "iptables-nft -I FORWARD -i eth1 -s 172.17.52.0/24 -j ACCEPT");
+        Assert.Equal(3, (await vm2.Container.PingAsync(vm1.ContainerAddress(4))).Received);
+    }
+
     // Ahead of the network's own table, which keeps sources from what comes at the usual priority.
     [SkippableFact]
     public async Task MasqueradeIsFoundWhereItIsDoneAndWhereItArrives()
@@ -236,6 +250,11 @@ public sealed class DoctorTests(ITestOutputHelper output)
         JsonNode finding = await FindAsync(daemons[0], "blocked", "vm2", "inbound: nothing of vm2 arrives");
         Assert.StartsWith($"edit {daemons[0].ConfigFile}: peers: {{vm2: {{encapsulation: gre-udp}}}}", finding["cure"]!.GetValue<string>(), StringComparison.Ordinal);
         await FindAsync(daemons[1], "blocked", "vm1", "outbound: vm1's packets arrive, and it says that it hears nothing for");
+
+        // Nobody gets through to whom nothing arrives from, nor to who hears nothing.
+        await Poll.UntilAsync("vm2 is down", async () => (await daemons[0].GetAsync("/v1/peers/vm2"))["state"]!.GetValue<string>() == "down");
+        await Poll.UntilAsync("vm1 is down", async () => (await daemons[1].GetAsync("/v1/peers/vm1"))["state"]!.GetValue<string>() == "down");
+        Assert.Contains("peer vm1 is down: endpoint 192.168.40.11 says that nothing of this host arrives there", daemons[1].Log, StringComparison.Ordinal);
 
         // A path that is mended is not told of.
         await lab.Switch.RunAsync("nft", "flush", "ruleset");

@@ -29,6 +29,7 @@ public sealed class HandoverTests(ITestOutputHelper output)
         int pause = await transfer;
         (FlowResult to, FlowResult from) = (await there.StopAsync(), await back.StopAsync());
         output.WriteLine($"lost {to.Lost} of {to.Sent} there, {from.Lost} of {from.Sent} back; TCP paused for {pause} ms at most");
+        output.WriteLine($"vm1: {await daemons[0].GetAsync("/v1/drops")}\nvm2: {await daemons[1].GetAsync("/v1/drops")}");
         Assert.InRange(to.Lost, 0, MostLost);
         Assert.InRange(from.Lost, 0, MostLost);
         Assert.Equal((0, 0, 0, 0), (to.Repeated, to.Corrupt, from.Repeated, from.Corrupt));

@@ -120,14 +120,18 @@ public sealed class MonitorTests(ITestOutputHelper output)
         JsonNode peer = await PeerAsync(daemons[0], vm2);
         Assert.InRange(peer["rtt-ms"]!.GetValue<double>(), 0, 1000);
         Assert.Equal(0, peer["loss-percent"]!.GetValue<double>());
+        await using Background events = vm1.Start(null, "curl", "-sNv", "--unix-socket", daemons[0].SocketFile, "http://localhost/v1/events");
+        await events.WaitForAsync("200 OK");
 
         await daemons[1].KillAsync();
         await StateAsync(daemons[0], vm2, "down");
         Assert.Contains("peer vm2 is down", daemons[0].Log, StringComparison.Ordinal);
+        await events.WaitForAsync("\"event\":\"peer-down\",\"peer\":\"vm2\"");
 
         await daemons[1].StartAsync();
         await StateAsync(daemons[0], vm2, "up");
         Assert.Contains("peer vm2 is up: after d", daemons[0].Log, StringComparison.Ordinal);
+        await events.WaitForAsync("\"event\":\"peer-up\",\"peer\":\"vm2\"");
     }
 
     [SkippableFact]
@@ -158,6 +162,11 @@ public sealed class MonitorTests(ITestOutputHelper output)
         await ReachesAsync(vm1, one, vm2);
 
         await two.KillAsync();
+        await ReachesAsync(vm1, one, vm3);
+
+        // Nor need it ever have been there.
+        await one.StopAsync();
+        one = await vm1.StartDaemonAsync(vm1.Configuration(Peers(vm1).Replace("keepalive: 200ms", "keepalive: auto", StringComparison.Ordinal)));
         await ReachesAsync(vm1, one, vm3);
         Assert.Empty(await vm1.IpJsonAsync("route", "show", vm2.Subnet(4)));
 

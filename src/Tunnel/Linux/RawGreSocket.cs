@@ -33,7 +33,10 @@ namespace Tunnel.Linux;
 /// </summary>
 internal sealed unsafe class RawGreSocket : IDisposable
 {
-    private const int BufferSize = 4 << 20;
+    private const int SendBufferSize = 4 << 20;
+
+    // Room for what another host lets go at once that it has held: a device's queue, 10,000 packets by default here.
+    private const int ReceiveBufferSize = 16 << 20;
     private const int WaitingBufferSize = 64 << 20;
 
     // The kernel counts its own expense, too: socket(7).
@@ -198,12 +201,12 @@ internal sealed unsafe class RawGreSocket : IDisposable
         get
         {
             int size = 0;
-            return !Sys.GetOption(_fd, SOL_SOCKET, SO_RCVBUF, &size, sizeof(int)).IsError && size > (BufferSize + WaitingBufferSize) / 2 * Doubled;
+            return !Sys.GetOption(_fd, SOL_SOCKET, SO_RCVBUF, &size, sizeof(int)).IsError && size > (ReceiveBufferSize + WaitingBufferSize) / 2 * Doubled;
         }
     }
 
     /// <summary>Lets many more packets wait than usual, up to what TCP connections and floods send in a second, or no longer. What waits already stays.</summary>
-    public void MakeRoom(bool wanted) => _ = InetSocket.SetReceiveBuffer(_fd, wanted ? WaitingBufferSize : BufferSize);
+    public void MakeRoom(bool wanted) => _ = InetSocket.SetReceiveBuffer(_fd, wanted ? WaitingBufferSize : ReceiveBufferSize);
 
     /// <summary>Closes both sockets.</summary>
     public void Dispose()
@@ -365,8 +368,8 @@ internal sealed unsafe class RawGreSocket : IDisposable
         try
         {
             int fd = descriptor.Number;
-            Check(InetSocket.SetReceiveBuffer(fd, BufferSize), "set up");
-            Check(InetSocket.SetSendBuffer(fd, BufferSize), "set up");
+            Check(InetSocket.SetReceiveBuffer(fd, ReceiveBufferSize), "set up");
+            Check(InetSocket.SetSendBuffer(fd, SendBufferSize), "set up");
             if (isIpv6)
             {
                 Set(fd, SOL_IPV6, IPV6_HDRINCL, 1);

@@ -73,6 +73,9 @@ internal sealed record PeerConfig
     /// <summary>How it is asked whether it is there.</summary>
     public Keepalive Keepalive { get; init; } = Keepalive.Auto;
 
+    /// <summary>The same where <see cref="OnDown"/> counts: who is to be withdrawn when it is down must answer, or it would keep its routes from those who are there.</summary>
+    public Keepalive EffectiveKeepalive => OnDown == OnDown.Withdraw && Keepalive == Keepalive.Auto ? Keepalive with { IsDemanded = true } : Keepalive;
+
     /// <summary>What becomes of its routes while it is down.</summary>
     public OnDown OnDown { get; init; }
 

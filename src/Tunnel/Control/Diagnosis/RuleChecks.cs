@@ -13,18 +13,17 @@ internal sealed class ForwardRulesCheck : ICheck
         var told = new HashSet<string>(StringComparer.Ordinal);
         foreach ((LinkFacts link, InetAddress container, PeerFacts peer, InetAddress remote) in InnerFlows.Of(facts))
         {
-            string device = facts.Device.Name;
-            OuterPacket sent = InnerFlows.Packet(container, remote, link.Link.Name, device);
-            OuterPacket received = InnerFlows.Packet(remote, container, device, link.Link.Name);
-            foreach ((OuterPacket packet, string direction) in new[] { (sent, $"into {device}"), (received, $"from {device}") })
+            InnerDevice device = InnerFlows.DeviceOf(facts, peer);
+            OuterPacket sent = InnerFlows.Packet(container, remote, link.Link.Name, device.Name);
+            OuterPacket received = InnerFlows.Packet(remote, container, device.Name, link.Link.Name);
+            foreach ((OuterPacket packet, string direction) in new[] { (sent, $"into {device.Name}"), (received, $"from {device.Name}") })
             {
                 NetfilterVerdict? verdict = facts.Rules!.FindDrop(packet with { ForwardedTo = "" }, "prerouting") ?? facts.Rules.FindDrop(packet, "forward", "postrouting");
                 if (verdict is not null && told.Add($"{direction} {verdict.By}"))
                 {
                     bool isSent = packet == sent;
                     bool isBefore = verdict.Chain.Hook == "prerouting";
-                    string nft = isSent ? isBefore ? $"ip daddr {Subnet(peer)}" : $"oifname \"{device}\"" : $"iifname \"{device}\"";
-                    string iptables = isSent ? isBefore ? $"-d {Subnet(peer)}" : $"-o {device}" : $"-i {device}";
+                    (string nft, string iptables) = !isSent ? device.Inbound : isBefore ? device.Destination : device.Outbound;
                     yield return new Finding(
                         "forward-rules", Severity.Error, null,
                         $"{verdict.By} drops what is forwarded {direction}, as from {packet.Source} to {packet.Destination}",
@@ -33,8 +32,6 @@ internal sealed class ForwardRulesCheck : ICheck
             }
         }
     }
-
-    private static IpPrefix Subnet(PeerFacts peer) => peer.Entry.Config.Subnets.First(subnet => subnet.Address.IsIpv4);
 }
 
 /// <summary>
@@ -51,15 +48,15 @@ internal sealed class MasqueradeCheck : ICheck
     private static IEnumerable<Finding> LookHere(Facts facts)
     {
         var told = new HashSet<string>(StringComparer.Ordinal);
-        foreach ((LinkFacts link, InetAddress container, PeerFacts _, InetAddress remote) in InnerFlows.Of(facts))
+        foreach ((LinkFacts link, InetAddress container, PeerFacts peer, InetAddress remote) in InnerFlows.Of(facts))
         {
-            string device = facts.Device.Name;
-            if (facts.Rules!.FindTranslation(InnerFlows.Packet(container, remote, link.Link.Name, device)) is NetfilterVerdict verdict && told.Add(verdict.By))
+            InnerDevice device = InnerFlows.DeviceOf(facts, peer);
+            if (facts.Rules!.FindTranslation(InnerFlows.Packet(container, remote, link.Link.Name, device.Name)) is NetfilterVerdict verdict && told.Add(verdict.By))
             {
                 yield return new Finding(
                     Name, Severity.Error, null,
-                    $"{verdict.By} gives what containers send into {device} another source, as from {container} to {remote}",
-                    Cures.Accept(verdict.Chain, $"oifname \"{device}\"", $"-o {device}"));
+                    $"{verdict.By} gives what containers send into {device.Name} another source, as from {container} to {remote}",
+                    Cures.Accept(verdict.Chain, device.Outbound.Nft, device.Outbound.Iptables));
             }
         }
     }
@@ -125,11 +122,38 @@ internal static class InnerFlows
         from own in link.Addresses
         where own.Address.IsIpv4 && !Facts.IsLinkLocal(own.Address)
         from peer in facts.Peers.Take(MostPeers)
-        let remote = peer.Entry.Config.Subnets.FirstOrDefault(subnet => subnet.Address.IsIpv4)
+        let remote = SubnetOf(peer)
         where !remote.Address.IsNone
         select (link, Facts.AddressIn(own), peer, Facts.AddressIn(remote));
+
+    /// <summary>The peer's subnet that stands for all; none where it has none of IPv4.</summary>
+    public static IpPrefix SubnetOf(PeerFacts peer) => peer.Entry.Config.Subnets.FirstOrDefault(subnet => subnet.Address.IsIpv4);
+
+    /// <summary>The device that packets to and from there pass: the network's, or without a tunnel that of the link to the peer's host.</summary>
+    public static InnerDevice DeviceOf(Facts facts, PeerFacts peer) =>
+        NetworkState.IsDirect(peer.Entry, SubnetOf(peer)) && facts.FindLink(peer.Path?.LinkIndex ?? 0) is LinkFacts link
+            ? new InnerDevice(link.Link.Name, SubnetOf(peer), IsDirect: true)
+            : new InnerDevice(facts.Device.Name, SubnetOf(peer), IsDirect: false);
 
     /// <summary>The first packet of a connection.</summary>
     public static OuterPacket Packet(InetAddress source, InetAddress destination, string from, string to) =>
         new(IsReceived: true, source, destination, from, IpProtocol.Tcp, PortRange.Any, ForwardedTo: to);
+}
+
+/// <summary>Where packets to and from a peer's subnet leave and enter, and how rules of nftables and iptables say so.</summary>
+/// <param name="Name">The device.</param>
+/// <param name="Subnet">The peer's subnet.</param>
+/// <param name="IsDirect">Whether it is a link of the underlay, on which not all is the network's.</param>
+internal readonly record struct InnerDevice(string Name, IpPrefix Subnet, bool IsDirect)
+{
+    /// <summary>Whatever is for the subnet, by any device.</summary>
+    public (string Nft, string Iptables) Destination => ($"ip daddr {Subnet}", $"-d {Subnet}");
+
+    /// <summary>What leaves by it to the subnet.</summary>
+    public (string Nft, string Iptables) Outbound =>
+        ($"oifname \"{Name}\"{(IsDirect ? $" ip daddr {Subnet}" : "")}", $"-o {Name}{(IsDirect ? $" -d {Subnet}" : "")}");
+
+    /// <summary>What enters by it from the subnet.</summary>
+    public (string Nft, string Iptables) Inbound =>
+        ($"iifname \"{Name}\"{(IsDirect ? $" ip saddr {Subnet}" : "")}", $"-i {Name}{(IsDirect ? $" -s {Subnet}" : "")}");
 }

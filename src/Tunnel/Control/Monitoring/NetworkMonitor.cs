@@ -304,9 +304,9 @@ internal sealed partial class NetworkMonitor : IAsyncDisposable
             }
             else
             {
-                if (entry.Config.Keepalive != before.Entry.Config.Keepalive)
+                if (entry.Config.EffectiveKeepalive != before.Entry.Config.EffectiveKeepalive)
                 {
-                    before.Monitor.Use(entry.Config.Keepalive, Now);
+                    before.Monitor.Use(entry.Config.EffectiveKeepalive, Now);
                 }
 
                 before.Entry = entry;
@@ -343,7 +343,7 @@ internal sealed partial class NetworkMonitor : IAsyncDisposable
         }
 
         ulong firstToken = (ulong)Random.Shared.NextInt64();
-        var monitor = new PeerMonitor(entry.Config.Keepalive, search, firstToken, now, (kind, token, length) => Ask(target, kind, token, length));
+        var monitor = new PeerMonitor(entry.Config.EffectiveKeepalive, search, firstToken, now, (kind, token, length) => Ask(target, kind, token, length));
         return new Watched(entry, monitor, config.Interface.PathMtuFloor);
     }
 
@@ -388,7 +388,7 @@ internal sealed partial class NetworkMonitor : IAsyncDisposable
         PeerState before = monitor.State;
         long lastHeard = LastHeard(peer, now);
         peer.Target.Refuses &= lastHeard <= watched.RefusedAt;
-        monitor.Advance(now, lastHeard, peer.Target.TakeLarge());
+        monitor.Advance(now, lastHeard, peer.Target.TakeLarge(), HearingOf(peer.Target, now));
         if (monitor.State != before)
         {
             Tell(watched.Entry, before, monitor, now);
@@ -420,6 +420,7 @@ internal sealed partial class NetworkMonitor : IAsyncDisposable
             PeerState.Up when before is PeerState.Down or PeerState.Degraded => $"after {before.ToWord()}",
             PeerState.Up => $"endpoint {entry.Address}",
             PeerState.Degraded => health.Loss > 0 ? $"{health.Loss:P0} of the last questions were not answered" : "no answers",
+            PeerState.Down when health.HearsNothing => $"endpoint {entry.Address} says that nothing of this host arrives there",
             PeerState.Down => $"endpoint {entry.Address} neither answers nor sends",
             _ => "never answered",
         };
@@ -448,6 +449,18 @@ internal sealed partial class NetworkMonitor : IAsyncDisposable
         return last == 0 ? -1 : now - (Environment.TickCount64 - last);
     }
 
+    private static (long SaidAt, long HeardAt)? HearingOf(UnderlayTarget target, long now)
+    {
+        if (!target.TryGetHearing(out Hearing hearing, out long at))
+        {
+            return null;
+        }
+
+        // It says whole seconds, rounded down.
+        long saidAt = now - (Environment.TickCount64 - at);
+        return (saidAt, saidAt - (hearing.Seconds * 1000L));
+    }
+
     // A peer whose address has changed is told of, never followed: whoever has the key would be the peer.
     private void TellStrangers()
     {
@@ -469,13 +482,13 @@ internal sealed partial class NetworkMonitor : IAsyncDisposable
         }
     }
 
-    /// <summary>Whose packet it could be: the peer with its key that has its inner source, or else has its key; null where there is none.</summary>
+    /// <summary>Whose packet it could be: the peer with its key that has its inner source, or else the only one that has its key; null where there is none.</summary>
     /// <param name="config">The configuration.</param>
     /// <param name="stranger">A packet of nobody's.</param>
     public static PeerConfig? PeerLike(NetworkConfig config, Stranger stranger)
     {
         PeerConfig? peer = config.FindSubnet(stranger.InnerSource)?.Peer ??
-            (stranger.HasKey ? config.Peers.FirstOrDefault(config => config.Key?.In == stranger.Key) : null);
+            (stranger.HasKey && config.Peers.Where(one => one.Key?.In == stranger.Key).Take(2).ToArray() is [PeerConfig only] ? only : null);
         bool hasItsKey = peer?.Key?.In is uint key ? stranger.HasKey && key == stranger.Key : !stranger.HasKey;
         return hasItsKey ? peer : null;
     }

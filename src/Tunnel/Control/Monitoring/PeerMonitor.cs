@@ -49,6 +49,7 @@ internal sealed class PeerMonitor
     private double _deviation;
     private long _discoverAt;
     private long _lastHeard = -1;
+    private bool _hearsNothing;
     private string? _complaint;
     private long _complaintUntil;
 
@@ -87,7 +88,7 @@ internal sealed class PeerMonitor
     public bool HasEchoed { get; private set; }
 
     /// <summary>Whether an answer is waited for, so that it is worth looking soon.</summary>
-    public bool IsBusy => _echo != 0 || (Path?.IsBusy ?? false);
+    public bool IsBusy => _echo != 0 || (IsSearched && (Path?.IsBusy ?? false));
 
     /// <summary>What is known now.</summary>
     public PeerHealth Health(long now) => new(
@@ -96,7 +97,13 @@ internal sealed class PeerMonitor
         _roundTrip is double milliseconds ? TimeSpan.FromMilliseconds(milliseconds) : null,
         _count == 0 ? null : Loss,
         Path is { IsConfirmed: true },
-        _complaint is not null && now < _complaintUntil ? [_complaint] : []);
+        _complaint is not null && now < _complaintUntil ? [_complaint] : [])
+    {
+        HearsNothing = _hearsNothing && State == PeerState.Down,
+    };
+
+    // Nobody answers, else.
+    private bool IsSearched => HasEchoed && State != PeerState.Down;
 
     private double Loss => (double)BitOperations.PopCount(_lost) / Math.Max(_count, 1);
 
@@ -171,7 +178,8 @@ internal sealed class PeerMonitor
     /// <param name="now">The time.</param>
     /// <param name="lastHeard">When the last packet or message of the peer came; negative for never.</param>
     /// <param name="isUsed">Whether large packets have been sent to it since the last call.</param>
-    public void Advance(long now, long lastHeard, bool isUsed)
+    /// <param name="hearing">What its daemon has said last: when, and when it had last heard this host by then; null where it never has.</param>
+    public void Advance(long now, long lastHeard, bool isUsed, (long SaidAt, long HeardAt)? hearing = null)
     {
         AdvanceEcho(now);
         Discover(now);
@@ -183,13 +191,16 @@ internal sealed class PeerMonitor
         }
 
         _lastHeard = lastHeard;
-        if (HasEchoed && State != PeerState.Down)
+        if (IsSearched)
         {
             _now = now;
             Path?.Advance(now, Patience, isUsed, _probe);
         }
 
         ForgetOld(now);
+
+        // Whatever arrives from there: no question has arrived, by its own account.
+        _hearsNothing = _lostInARow >= LostForDown && hearing is (long saidAt, long heardAt) && saidAt > _firstLostAt && heardAt < _firstLostAt;
         Judge(now, lastHeard);
     }
 
@@ -239,7 +250,11 @@ internal sealed class PeerMonitor
 
     private void Judge(long now, long lastHeard)
     {
-        if (HasAnswered || _keepalive.IsDemanded)
+        if (_hearsNothing)
+        {
+            Become(PeerState.Down, now);
+        }
+        else if (HasAnswered || _keepalive.IsDemanded)
         {
             bool hasSentSince = lastHeard >= _firstLostAt;
             if (_lostInARow >= LostForDown)

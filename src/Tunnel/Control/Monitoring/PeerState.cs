@@ -37,4 +37,8 @@ internal static class PeerStateWords
 /// <param name="IsPathMtuConfirmed">Whether a packet as long as the path MTU in force has been answered.</param>
 /// <param name="Problems">What else is wrong, for people; empty where nothing is.</param>
 internal sealed record PeerHealth(
-    PeerState State, double SinceSeconds, TimeSpan? RoundTrip, double? Loss, bool IsPathMtuConfirmed, IReadOnlyList<string> Problems);
+    PeerState State, double SinceSeconds, TimeSpan? RoundTrip, double? Loss, bool IsPathMtuConfirmed, IReadOnlyList<string> Problems)
+{
+    /// <summary>Whether it is down because nothing of this host arrives there, as its daemon says, though its own packets arrive here.</summary>
+    public bool HearsNothing { get; init; }
+}

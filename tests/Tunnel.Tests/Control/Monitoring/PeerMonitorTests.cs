@@ -13,6 +13,7 @@ public sealed class PeerMonitorTests
     private double _roundTrip = 5;
     private long _now = 1_000;
     private long _lastHeard = -1;
+    private long? _lastArrivedThere;
 
     [Fact]
     public void Who_answers_is_up_with_a_round_trip_and_no_loss()
@@ -54,6 +55,56 @@ public sealed class PeerMonitorTests
         Run(monitor, 10_000, each: () => _lastHeard = _now);
 
         Assert.Equal(PeerState.Degraded, monitor.State);
+    }
+
+    [Fact]
+    public void Who_hears_nothing_of_this_host_is_down_though_its_packets_arrive()
+    {
+        PeerMonitor monitor = Monitor(new Keepalive(1000));
+        Run(monitor, 3_000);
+        (_answers, _lastArrivedThere) = (false, _now);
+
+        Run(monitor, 10_000, each: () => _lastHeard = _now);
+        Assert.Equal(PeerState.Down, monitor.State);
+        Assert.True(monitor.Health(_now).HearsNothing);
+
+        // Answers are lost, questions are not.
+        Run(monitor, 2_000, each: () => _lastArrivedThere = _lastHeard = _now);
+        Assert.Equal(PeerState.Degraded, monitor.State);
+        Assert.False(monitor.Health(_now).HearsNothing);
+
+        _answers = true;
+        Run(monitor, 120_000, each: () => _lastArrivedThere = _lastHeard = _now);
+        Assert.Equal(PeerState.Up, monitor.State);
+    }
+
+    [Fact]
+    public void Who_never_answered_and_hears_nothing_is_down_though_it_sends()
+    {
+        (_answers, _lastArrivedThere) = (false, -255_000);
+        PeerMonitor monitor = Monitor(Keepalive.Auto);
+
+        Run(monitor, 10_000, each: () => _lastHeard = _now);
+        Assert.Equal(PeerState.Down, monitor.State);
+    }
+
+    [Fact]
+    public void Who_went_down_while_asked_for_longer_packets_is_not_waited_for()
+    {
+        var path = new PathMtuSearch(1500, 576, _now);
+        PeerMonitor monitor = Monitor(new Keepalive(1000), path);
+        Run(monitor, 3_000);
+        _answers = false;
+        path.HearTooBig(1000, _now);
+
+        int busy = 0;
+        Run(monitor, 20_000, each: () => busy += monitor.IsBusy ? 1 : 0);
+        Assert.Equal(PeerState.Down, monitor.State);
+
+        // The question of each second is waited for until the next one.
+        busy = 0;
+        Run(monitor, 20_000, each: () => busy += monitor.IsBusy ? 1 : 0);
+        Assert.InRange(busy, 1, 20_000 / (int)Step * 3 / 4);
     }
 
     [Fact]
@@ -303,7 +354,7 @@ public sealed class PeerMonitorTests
         for (long end = _now + milliseconds; _now < end; _now += Step)
         {
             int before = _asked.Count;
-            monitor.Advance(_now, _lastHeard, isUsed: false);
+            monitor.Advance(_now, _lastHeard, isUsed: false, _lastArrivedThere is long there ? (_now, there) : null);
             if (_answers)
             {
                 foreach ((_, ulong token, _) in _asked.Skip(before).Where(question => answers?.Invoke(question.Kind) ?? true).ToArray())
