@@ -1,5 +1,9 @@
 using System.Diagnostics;
+using Tunnel.Control.Api;
+using Tunnel.Control.Configuration;
+using Tunnel.Control.Monitoring;
 using Tunnel.Dataplane;
+using Tunnel.Tests.Control.Configuration;
 using Tunnel.TestSupport;
 using Tunnel.Wire;
 
@@ -45,16 +49,39 @@ public sealed class NetworkMonitorTests
                 }
             }
 
-            return fixture.Network.DescribePeer("vm2").Gmtu is > 1300 and <= 1400;
+            return fixture.Network.DescribePeer("vm2") is { Gmtu: > 1300 and <= 1400, State: "up" };
         });
-        int known = fixture.Network.DescribePeer("vm2").Gmtu;
+        PeerModel known = fixture.Network.DescribePeer("vm2");
         await fixture.ReloadAsync("""
             peers:
               vm2: {endpoint: 192.168.40.12, subnets: [172.17.52.0/24], keepalive: 5s}
             """);
         fixture.Network.Monitor.Turn();
-        Assert.Equal("5s", fixture.Network.DescribePeer("vm2").Keepalive);
-        Assert.Equal(known, fixture.Network.DescribePeer("vm2").Gmtu);
+        PeerModel now = fixture.Network.DescribePeer("vm2");
+        Assert.Equal(("5s", "up", known.Gmtu), (now.Keepalive, now.State, now.Gmtu));
+        Assert.NotNull(now.RttMs);
+    }
+
+    [Theory]
+    [InlineData("172.17.53.9", 7u, "vm3")]
+    [InlineData("172.17.53.9", 9u, null)]
+    [InlineData("172.17.53.9", null, null)]
+    [InlineData("172.17.54.9", null, "vm4")]
+    [InlineData(null, 9u, "vm5")]
+    [InlineData(null, 7u, null)] // two have it
+    [InlineData(null, null, null)]
+    public void AStrangerIsWhomItsSourceOrElseItsKeyNames(string? source, uint? key, string? name)
+    {
+        NetworkConfig config = ConfigTesting.Network("""
+            peers:
+              vm2: {endpoint: 192.168.40.12, subnets: [172.17.52.0/24], key: 7}
+              vm3: {endpoint: 192.168.40.13, subnets: [172.17.53.0/24], key: 7}
+              vm4: {endpoint: 192.168.40.14, subnets: [172.17.54.0/24]}
+              vm5: {endpoint: 192.168.40.15, subnets: [172.17.55.0/24], key: 9}
+            """);
+        var stranger = new Stranger(
+            Overlay.Address("192.168.40.77"), key is not null, key.GetValueOrDefault(), source is null ? InetAddress.None : Overlay.Address(source));
+        Assert.Equal(name, NetworkMonitor.PeerLike(config, stranger)?.Name);
     }
 
     [Fact]

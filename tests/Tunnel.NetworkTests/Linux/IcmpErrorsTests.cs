@@ -1,0 +1,44 @@
+using System.Buffers.Binary;
+using System.Net;
+using System.Net.Sockets;
+using Tunnel.Dataplane;
+using Tunnel.Linux;
+using Tunnel.TestSupport;
+
+namespace Tunnel.NetworkTests.Linux;
+
+/// <summary>ICMP errors as raw sockets hand them over.</summary>
+public sealed class IcmpErrorsTests
+{
+    [SkippableFact]
+    public async Task WhatIsDamagedIsNotRead()
+    {
+        using RawGreLab lab = RawGreLab.Direct();
+        using IcmpErrors errors = lab.A.Run(() => new IcmpErrors());
+        byte[] quoted = RawGreLab.Packet("10.77.1.1", "10.77.1.2");
+        lab.B.Run(() =>
+        {
+            using var socket = new Socket(AddressFamily.InterNetwork, SocketType.Raw, ProtocolType.Icmp);
+            var there = new IPEndPoint(IPAddress.Parse("10.77.1.1"), 0);
+            byte[] damaged = FragmentationNeeded(1300, quoted);
+            damaged[^1] ^= 1;
+            socket.SendTo(damaged, there);
+            socket.SendTo(FragmentationNeeded(1400, quoted), there);
+        });
+
+        // They come in the order in which they were sent.
+        using var patience = new CancellationTokenSource(TimeSpan.FromSeconds(30));
+        UnderlayError error = await errors.ReadAsync(patience.Token);
+        Assert.Equal((3, 4, 1400u), (error.Type, error.Code, error.Parameter));
+        Assert.Equal(RawGreLab.Address("10.77.1.2"), error.Router);
+        Assert.Equal(quoted, error.Quoted.ToArray());
+    }
+
+    private static byte[] FragmentationNeeded(ushort mtu, byte[] quoted)
+    {
+        byte[] message = [3, 4, 0, 0, 0, 0, 0, 0, .. quoted];
+        BinaryPrimitives.WriteUInt16BigEndian(message.AsSpan(6), mtu);
+        BinaryPrimitives.WriteUInt16BigEndian(message.AsSpan(2), Rfc1071.Checksum(message));
+        return message;
+    }
+}
