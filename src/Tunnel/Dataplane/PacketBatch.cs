@@ -72,11 +72,7 @@ public sealed class PacketBatch
     /// <summary>Distance between the beginnings of two slots, in bytes.</summary>
     public const int SlotSize = Headroom + MaxPacket;
 
-    // Longer ones come in numbers, or hardly ever.
-    private const int LongPacket = 16_384;
-
     private readonly Packet[] _packets;
-    private bool _isTouched;
 
     /// <summary>Makes a batch.</summary>
     /// <param name="capacity">The most packets it holds.</param>
@@ -110,28 +106,11 @@ public sealed class PacketBatch
     /// <param name="length">Its length in bytes.</param>
     /// <param name="offload">What came beside it.</param>
     public void Add(int start, int length, in Offload offload = default) =>
-        Add(new Packet { Memory = Memory, Start = start, Length = length, Offload = offload });
+        _packets[Count++] = new Packet { Memory = Memory, Start = start, Length = length, Offload = offload };
 
-    /// <summary>Takes a packet about which more is known, or that lies elsewhere: then the next slot stays unused.</summary>
-    public void Add(in Packet packet)
-    {
-        _packets[Count++] = packet;
-        if (packet.Length >= LongPacket && !_isTouched && packet.Memory == Memory)
-        {
-            TouchAll();
-        }
-    }
+    /// <summary>Takes a packet that lies elsewhere, or about which more is known. The next slot stays unused.</summary>
+    public void Add(in Packet packet) => _packets[Count++] = packet;
 
     /// <summary>The bytes of a packet.</summary>
     public Span<byte> Bytes(int index) => _packets[index].Bytes;
-
-    // With the first of the long packets all slots get their pages, so that no burst, however late and deep, has to wait for some, nor memory grow with it.
-    private void TouchAll()
-    {
-        _isTouched = true;
-        for (int i = 0; i < Memory.Array.Length; i += Environment.SystemPageSize)
-        {
-            Volatile.Write(ref Memory.Array[i], Volatile.Read(ref Memory.Array[i]));
-        }
-    }
 }

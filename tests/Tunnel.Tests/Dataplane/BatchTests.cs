@@ -1,4 +1,3 @@
-using System.Runtime.InteropServices;
 using Tunnel.Dataplane;
 using Tunnel.TestSupport;
 
@@ -30,33 +29,6 @@ public sealed class BatchTests
         Assert.True(PacketBatch.MaxPacket >= 65_535 + 40);
         batch.Clear();
         Assert.Equal(0, batch.Count);
-    }
-
-    // Else memory grew whenever a burst of long packets is deeper than any before.
-    [Fact]
-    public void The_first_long_packet_brings_the_pages_of_all_slots_and_changes_none()
-    {
-        var batch = new PacketBatch(64);
-        batch.Add(PacketBatch.SlotStart(0), 1_500);
-        Assert.False(PresentPages(batch.Memory.Array).All(isPresent => isPresent));
-
-        byte[] payload = Packets.Payload(65_000);
-        payload.CopyTo(batch.Memory.Slice(PacketBatch.SlotStart(1), payload.Length));
-        batch.Add(PacketBatch.SlotStart(1), payload.Length);
-        Assert.All(PresentPages(batch.Memory.Array), Assert.True);
-        Assert.True(batch.Bytes(1).SequenceEqual(payload));
-    }
-
-    // 64 bits for each page, of which the highest says that it is there: Documentation/admin-guide/mm/pagemap.rst.
-    private static bool[] PresentPages(byte[] pinned)
-    {
-        int page = Environment.SystemPageSize;
-        long first = Marshal.UnsafeAddrOfPinnedArrayElement(pinned, 0) / page;
-        var entries = new byte[(pinned.Length / page) * sizeof(ulong)];
-        using FileStream pagemap = File.OpenRead("/proc/self/pagemap");
-        pagemap.Position = first * sizeof(ulong);
-        pagemap.ReadExactly(entries);
-        return [.. entries.Where((_, i) => i % sizeof(ulong) == sizeof(ulong) - 1).Select(last => last >= 0x80)];
     }
 
     [Fact]
