@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs all fuzz tests for as long as wanted; scripts/test.sh runs a short round of each.
+# Runs all fuzz tests for as long as wanted; scripts/test.sh runs each for some seconds.
 set -euo pipefail
 # shellcheck source=common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"

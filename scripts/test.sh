@@ -52,6 +52,8 @@ else
   say "not root: tests that need network namespaces are skipped (sudo $0 runs them)"
 fi
 find_dotnet
+# Each of the six fuzzers for so long: half a minute and more of mutations. scripts/fuzz.sh runs them for as long as wanted.
+export TUNNEL_FUZZ_SECONDS=6
 
 say "building"
 if ! run_dotnet build Tunnel.sln -c Release -v quiet --nologo >"$work/log" 2>&1; then

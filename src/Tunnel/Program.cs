@@ -2,8 +2,11 @@ using System.CommandLine;
 using Tunnel;
 using Tunnel.Control;
 using Tunnel.Control.Configuration;
+using Tunnel.Linux;
 
-// The composition root: reads the command line and wires the rooms together.
+// The composition root: reads the command line and wires the rooms together. Before there are more threads:
+NativeHeap.ShareArenas();
+
 var configOption = new Option<string>("--config")
 {
     Description = "The network's configuration file; its base name is the network's and the TUN device's name.",

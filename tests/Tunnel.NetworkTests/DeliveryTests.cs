@@ -40,6 +40,13 @@ public sealed class DeliveryTests(ITestOutputHelper output)
             Assert.Equal(3, (await vm1.PingAsync(vm2.Overlay(version))).Received);
             Assert.Equal(3, (await vm1.PingAsync(vm2.ContainerAddress(version))).Received);
             Assert.Equal(3, (await vm2.Container.PingAsync(vm1.Overlay(version))).Received);
+
+            // One less for each host that forwards between a container and the tunnel, as for any router, and none for the tunnel.
+            foreach ((Node from, string to, int timeToLive) in new (Node, string, int)[]
+                { (vm1, vm2.Overlay(version), 64), (vm1, vm2.ContainerAddress(version), 63), (vm1.Container, vm2.ContainerAddress(version), 62) })
+            {
+                Assert.Contains($" ttl={timeToLive} ", (await from.PingAsync(to, 1)).Result.Out, StringComparison.Ordinal);
+            }
         }
     }
 }

@@ -165,7 +165,7 @@ public sealed partial class HostileTests(ITestOutputHelper output)
     }
 
     /// <summary>The floods: everything at once, and what costs the most to answer.</summary>
-    public static TheoryData<string> Floods => new() { "everything", "messages", "garbage" };
+    public static TheoryData<string> Floods => new() { "everything", "messages", "garbage", "datagrams", "errors" };
 
     [SkippableTheory]
     [MemberData(nameof(Floods))]
@@ -173,7 +173,7 @@ public sealed partial class HostileTests(ITestOutputHelper output)
     {
         await using Lab lab = await Lab.CreateAsync(output, hosts: 3);
         Vm attacker = lab.Hosts[2];
-        (Daemon _, Daemon two) = await StartAsync(lab);
+        (Daemon _, Daemon two) = await StartAsync(lab, flood == "datagrams" ? "gre-udp" : "gre");
         string program = await BuildAsync(lab);
         await File.WriteAllLinesAsync(Path.Combine(lab.Directory, "packets"), PacketsOf(flood).Select(Convert.ToHexString));
 
@@ -218,7 +218,7 @@ public sealed partial class HostileTests(ITestOutputHelper output)
             Assert.True(await two.DropsAsync(reason) > 0, $"no {reason}");
         }
 
-        Assert.True(flood == "messages" || counted > sent / 100, $"{counted} of {sent} packets counted");
+        Assert.True(flood is "messages" or "errors" || counted > sent / 100, $"{counted} of {sent} packets counted");
         await AssertPingAsync(lab);
     }
 
@@ -242,13 +242,20 @@ public sealed partial class HostileTests(ITestOutputHelper output)
         {
             "messages" => messages,
             "garbage" => Attacks.Where(attack => attack.Name is "no peer" or "garbage").Select(attack => attack.Packet),
+            "datagrams" => Attacks.Where(attack => attack.Name is "no peer" or "garbage" or "another key" or "version 1").Select(attack => attack.Packet).Append(messages[0])
+                .Select(packet => Packets.UdpPacket(new IPAddress(packet.AsSpan(12, 4)).ToString(), Victim, packet[20..], destinationPort: 4754)),
+
+            // As if routers complained of what the victim sends.
+            "errors" => new (byte Type, byte Code)[] { (3, 1), (3, 2), (3, 4), (11, 0) }
+                .Select(kind => Packets.IcmpPacket(Attacker, Victim, kind.Type, kind.Code, Packets.Outer(Victim, Peer, Gre(Inner(source: VictimsContainer)))[..56], mtu: 700)),
             _ => [From(Peer, Packets.GrePacket(Inner(), key: Key, sequence: 1000)), .. Attacks.Select(attack => attack.Packet), .. messages, .. fragments],
         };
     }
 
     private static IEnumerable<string> ReasonsOf(string flood) => flood switch
     {
-        "messages" => [],
+        "messages" or "errors" => [],
+        "datagrams" => ["UnknownPeer", "GreVersionUnsupported", "KeyMismatch"],
         "garbage" => ["UnknownPeer", "GreVersionUnsupported"],
         _ => Attacks.Select(attack => attack.Reason).Distinct(),
     };
@@ -266,9 +273,9 @@ public sealed partial class HostileTests(ITestOutputHelper output)
     }
 
     // One worker: more do not look at sequence numbers, and each answers as often as one.
-    private static async Task<(Daemon One, Daemon Two)> StartAsync(Lab lab)
+    private static async Task<(Daemon One, Daemon Two)> StartAsync(Lab lab, string encapsulation = "gre")
     {
-        string[] options = [$"key: {Key}"];
+        string[] options = [$"key: {Key}", $"encapsulation: {encapsulation}"];
         (Vm vm1, Vm vm2) = (lab.Hosts[0], lab.Hosts[1]);
         Daemon one = await vm1.StartDaemonAsync(vm1.Configuration(vm2.PeerEntry(4, options)));
         string other = "  vm9:\n    endpoint: 192.168.40.19\n    subnets: [172.17.53.0/24]\n";

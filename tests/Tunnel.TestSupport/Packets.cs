@@ -131,29 +131,32 @@ public static class Packets
     /// <param name="isPartial">Whether the checksum field holds the sum of the pseudo-header only, as the kernel leaves it.</param>
     /// <param name="trafficClass">TOS or traffic class.</param>
     /// <param name="sourcePort">The source port.</param>
+    /// <param name="destinationPort">The destination port.</param>
     public static byte[] UdpPacket(
         string source,
         string destination,
         byte[] payload,
         bool isPartial = false,
         byte trafficClass = 0,
-        ushort sourcePort = 40001)
+        ushort sourcePort = 40001,
+        ushort destinationPort = 40002)
     {
         var datagram = new byte[8 + payload.Length];
         Put16(datagram, 0, sourcePort);
-        Put16(datagram, 2, 40002);
+        Put16(datagram, 2, destinationPort);
         Put16(datagram, 4, datagram.Length);
         payload.CopyTo(datagram, 8);
         FinishTransport(datagram, 6, PseudoHeader(source, destination, Udp, datagram.Length), isPartial);
         return Ip(source, destination, Udp, datagram, trafficClass: trafficClass);
     }
 
-    /// <summary>An IP packet with an ICMP or ICMPv6 message.</summary>
-    public static byte[] IcmpPacket(string source, string destination, byte type, byte code, byte[] body)
+    /// <summary>An IP packet with an ICMP or ICMPv6 message; the last two of the four bytes after its checksum may be an MTU (RFC 1191).</summary>
+    public static byte[] IcmpPacket(string source, string destination, byte type, byte code, byte[] body, ushort mtu = 0)
     {
         var message = new byte[8 + body.Length];
         message[0] = type;
         message[1] = code;
+        Put16(message, 6, mtu);
         body.CopyTo(message, 8);
         bool isIpv4 = IsIpv4(source);
         Put16(message, 2, Rfc1071.Checksum(message, isIpv4 ? 0UL : PseudoHeader(source, destination, Icmpv6, message.Length)));

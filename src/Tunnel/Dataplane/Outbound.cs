@@ -132,7 +132,7 @@ public sealed class Outbound
         MssClamp.Apply(packet, bytes, peer, _packets[index].Offload.NeedsChecksum);
         if (!TrySend(index, packet.Packet, EtherType.Ipv4, peer, IsFlowLookedAt(peer) ? FlowHash.Of(packet) : 0))
         {
-            _answers.Answer(packet.Packet, routing.ErrorSource(peer, isIpv4: true), peer.Gmtu);
+            _answers.Answer(packet.Packet, routing.ErrorSource(peer, packet.Destination), peer.Gmtu);
         }
     }
 
@@ -155,7 +155,7 @@ public sealed class Outbound
         MssClamp.Apply(packet, bytes, peer, _packets[index].Offload.NeedsChecksum);
         if (!TrySend(index, packet.Packet, EtherType.Ipv6, peer, IsFlowLookedAt(peer) ? FlowHash.Of(packet) : 0))
         {
-            _answers.Answer(packet.Packet, routing.ErrorSource(peer, isIpv4: false), peer.LargestIpv6);
+            _answers.Answer(packet.Packet, routing.ErrorSource(peer, packet.Destination), peer.LargestIpv6);
         }
     }
 

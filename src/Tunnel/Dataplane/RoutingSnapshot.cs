@@ -33,7 +33,6 @@ public sealed class RoutingSnapshot
         Routes = routes;
         Peers = peers;
         DropsPartialUdp = dropsPartialUdp;
-        Ipv4Address = interfaceAddresses.FirstOrDefault(a => a.IsIpv4);
         Ipv6Address = interfaceAddresses.FirstOrDefault(a => a.IsIpv6);
         foreach (Peer peer in peers)
         {
@@ -62,22 +61,21 @@ public sealed class RoutingSnapshot
     /// <summary>Whether a receiving device coalesces UDP datagrams, so that one with an unfinished checksum can't be trusted to be one.</summary>
     public bool DropsPartialUdp { get; }
 
-    /// <summary>This host's first IPv4 address in the overlay; none where it has none.</summary>
-    public InetAddress Ipv4Address { get; }
-
     /// <summary>This host's first IPv6 address in the overlay; none where it has none.</summary>
     public InetAddress Ipv6Address { get; }
 
     /// <summary>
-    /// The address that ICMP errors about packets to a peer come from: an overlay address of this host, or at least the one that the peer knows;
-    /// none where there is none of the family.
+    /// The address that an ICMP error about a packet comes from. Over IPv6 one of this host's, as RFC 4443 section 2.2 demands: an overlay address, or at
+    /// least the one that the peer knows. Over IPv4, and where this host has none, the packet's own destination: whatever comes from a device with an IPv4
+    /// address of the host's own as its source, the kernel drops (docs/decisions/0026).
     /// </summary>
-    public InetAddress ErrorSource(Peer peer, bool isIpv4)
-    {
-        InetAddress overlay = isIpv4 ? Ipv4Address : Ipv6Address;
-        InetAddress local = peer.Settings.Local;
-        return !overlay.IsNone || local.IsNone || local.IsIpv4 != isIpv4 ? overlay : local;
-    }
+    /// <param name="peer">Who would have got the packet.</param>
+    /// <param name="destination">The packet's destination.</param>
+    public InetAddress ErrorSource(Peer peer, InetAddress destination) =>
+        destination.IsIpv4 ? destination
+        : !Ipv6Address.IsNone ? Ipv6Address
+        : peer.Settings.Local.IsIpv6 ? peer.Settings.Local
+        : destination;
 
     /// <summary>Finds the peer that sent a packet: endpoint and key must both match, and a packet without key matches a peer without key only.</summary>
     public Peer? FindSender(InetAddress outerSource, bool hasKey, uint key) =>

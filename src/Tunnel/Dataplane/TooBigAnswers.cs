@@ -19,11 +19,11 @@ internal sealed class TooBigAnswers(ITunDevice tun)
 
     /// <summary>Prepares an answer; nothing where there may be none, or the limit is reached.</summary>
     /// <param name="packet">The packet, its header checked.</param>
-    /// <param name="source">Where the answer comes from; none for no answer.</param>
+    /// <param name="source">Where the answer comes from.</param>
     /// <param name="mtu">What would fit, in bytes.</param>
     public void Answer(ReadOnlySpan<byte> packet, InetAddress source, int mtu)
     {
-        bool mayAnswer = QuotedPacket.TryParse(packet, out QuotedPacket offending) && offending.MayCauseError && !source.IsNone;
+        bool mayAnswer = QuotedPacket.TryParse(packet, out QuotedPacket offending) && offending.MayCauseError;
         if (!mayAnswer || _answers.Count == MostPerBatch || !_limit.TryTake(Environment.TickCount64))
         {
             return;

@@ -64,6 +64,9 @@ internal static unsafe partial class Uapi
     public const ushort BPF_A = 0x10;
     public const ushort BPF_TAX = 0x00;
 
+    // malloc.h
+    public const int M_ARENA_MAX = -8;
+
     /// <summary>readv(2)</summary>
     [LibraryImport("libc", SetLastError = true)]
     public static partial nint readv(int fd, iovec* iov, int iovcnt);
@@ -87,6 +90,10 @@ internal static unsafe partial class Uapi
     /// <summary>sched_setaffinity(2)</summary>
     [LibraryImport("libc", SetLastError = true)]
     public static partial int sched_setaffinity(int pid, nuint cpusetsize, void* mask);
+
+    /// <summary>mallopt(3)</summary>
+    [LibraryImport("libc")]
+    public static partial int mallopt(int param, int value);
 
     /// <summary>sched_yield(2)</summary>
     [LibraryImport("libc")]

@@ -88,7 +88,7 @@ public static class IcmpMessage
     /// Writes a packet of the offending one's family with Fragmentation Needed (RFC 1191 section 4) or Packet Too Big (RFC 4443 section 3.2).
     /// </summary>
     /// <param name="destination">At least <see cref="MaxErrorIpv6"/> bytes.</param>
-    /// <param name="source">The address that the error comes from: one of this host's, of the same family.</param>
+    /// <param name="source">The address that the error comes from, of the same family.</param>
     /// <param name="offending">The packet that is too large.</param>
     /// <param name="mtu">The largest packet that would fit, in bytes; no less is told than the family's least MTU.</param>
     /// <returns>The bytes written.</returns>
@@ -106,7 +106,7 @@ public static class IcmpMessage
 
     /// <summary>Writes an IPv4 packet with an ICMP error (RFC 792).</summary>
     /// <param name="destination">At least <see cref="MaxErrorIpv4"/> bytes.</param>
-    /// <param name="source">The address that the error comes from: one of this host's.</param>
+    /// <param name="source">The address that the error comes from.</param>
     /// <param name="receiver">Who gets it: the source of the packet that caused it.</param>
     /// <param name="type">Type.</param>
     /// <param name="code">Code.</param>
@@ -126,7 +126,7 @@ public static class IcmpMessage
 
     /// <summary>Writes an IPv6 packet with an ICMPv6 error (RFC 4443 section 2.1).</summary>
     /// <param name="destination">At least <see cref="MaxErrorIpv6"/> bytes.</param>
-    /// <param name="source">The address that the error comes from: one of this host's.</param>
+    /// <param name="source">The address that the error comes from.</param>
     /// <param name="receiver">Who gets it: the source of the packet that caused it.</param>
     /// <param name="type">Type.</param>
     /// <param name="code">Code.</param>

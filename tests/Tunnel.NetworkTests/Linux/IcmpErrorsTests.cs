@@ -1,9 +1,9 @@
-using System.Buffers.Binary;
 using System.Net;
 using System.Net.Sockets;
 using Tunnel.Dataplane;
 using Tunnel.Linux;
 using Tunnel.TestSupport;
+using Tunnel.Wire;
 
 namespace Tunnel.NetworkTests.Linux;
 
@@ -20,10 +20,11 @@ public sealed class IcmpErrorsTests
         {
             using var socket = new Socket(AddressFamily.InterNetwork, SocketType.Raw, ProtocolType.Icmp);
             var there = new IPEndPoint(IPAddress.Parse("10.77.1.1"), 0);
-            byte[] damaged = FragmentationNeeded(1300, quoted);
+            byte[] Message(ushort mtu) => Packets.IcmpPacket("10.77.1.2", "10.77.1.1", type: 3, code: 4, quoted, mtu)[Ipv4Header.Length..];
+            byte[] damaged = Message(mtu: 1300);
             damaged[^1] ^= 1;
             socket.SendTo(damaged, there);
-            socket.SendTo(FragmentationNeeded(1400, quoted), there);
+            socket.SendTo(Message(mtu: 1400), there);
         });
 
         // They come in the order in which they were sent.
@@ -32,13 +33,5 @@ public sealed class IcmpErrorsTests
         Assert.Equal((3, 4, 1400u), (error.Type, error.Code, error.Parameter));
         Assert.Equal(RawGreLab.Address("10.77.1.2"), error.Router);
         Assert.Equal(quoted, error.Quoted.ToArray());
-    }
-
-    private static byte[] FragmentationNeeded(ushort mtu, byte[] quoted)
-    {
-        byte[] message = [3, 4, 0, 0, 0, 0, 0, 0, .. quoted];
-        BinaryPrimitives.WriteUInt16BigEndian(message.AsSpan(6), mtu);
-        BinaryPrimitives.WriteUInt16BigEndian(message.AsSpan(2), Rfc1071.Checksum(message));
-        return message;
     }
 }

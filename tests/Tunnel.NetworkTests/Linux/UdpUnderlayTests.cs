@@ -77,6 +77,35 @@ public sealed class UdpUnderlayTests
         }
     }
 
+    // The kernel looks at it, and has to be told to take packets without one over IPv6: RFC 8086 section 6, RFC 6936.
+    [SkippableTheory]
+    [InlineData(A4, B4, 2)]
+    [InlineData(A6, B6, 1)]
+    public void U3_WhatIsDamagedIsRefusedAndWhatHasNoChecksumIsTakenOverIpv4Only(string source, string destination, int count)
+    {
+        using RawGreLab lab = Direct();
+        (HostUnderlay _, HostUnderlay b) = OpenBoth(lab);
+        int header = source == A4 ? Ipv4Header.Length : Ipv6Header.Length;
+        byte[] right = Packets.UdpPacket(source, destination, Packets.Payload(100), destinationPort: Port)[header..];
+        byte[] damaged = [.. right];
+        damaged[^1] ^= 1;
+        byte[] without = [.. right];
+        Packets.Put16(without, 6, 0);
+        lab.A.Run(() =>
+        {
+            var there = new IPEndPoint(IPAddress.Parse(destination), 0);
+            using var socket = new Socket(there.AddressFamily, SocketType.Raw, ProtocolType.Udp);
+            foreach (byte[] datagram in new[] { damaged, without, right })
+            {
+                socket.SendTo(datagram, there);
+            }
+        });
+
+        // They come in the order in which they were sent, and perhaps together.
+        byte[] expected = [.. Enumerable.Repeat(right[8..], count).SelectMany(payload => payload)];
+        Assert.Equal(expected, ReceiveBytes(b.Workers[0], expected.Length).SelectMany(packet => packet.Bytes));
+    }
+
     [SkippableTheory]
     [InlineData(B4)]
     [InlineData(B6)]

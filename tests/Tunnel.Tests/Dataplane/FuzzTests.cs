@@ -680,7 +680,6 @@ public sealed class FuzzTests
                     }
 
                     sender = routes.LookupIpv4(ipv4.Source.Ipv4);
-                    isAnswer = ipv4.Source == shard._routing.Current.Ipv4Address && packet.Length <= IcmpMessage.MaxErrorIpv4;
                 }
                 else if (Ipv6View.TryParse(packet, out Ipv6View ipv6) && ipv6.TotalLength == packet.Length)
                 {

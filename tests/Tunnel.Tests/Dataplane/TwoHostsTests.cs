@@ -89,8 +89,9 @@ public sealed class TwoHostsTests
     [Fact]
     public void The_answer_to_a_packet_too_big_reaches_its_sender_beyond_another_host()
     {
-        // vm2's container sends through vm1's overlay address space to a third host whose path is narrow; vm1 answers through the tunnel.
+        // vm2's container sends by way of vm1 to a third host whose path is narrow; vm1 answers through the tunnel.
         Join(0, checksum: false, key: false, sequence: false);
+        _vm2.With([(_to1, ["172.17.51.0/24", "172.17.53.0/24"])], ["172.17.52.1"]);
         Peer narrow = Overlay.Peer("vm3", endpoint: "192.168.40.13", gmtu: 1000);
         _vm1.With([(_to2, ["172.17.52.0/24"]), (narrow, ["172.17.53.0/24"])], ["172.17.51.1"]);
         byte[] large = Packets.UdpPacket("172.17.52.2", "172.17.53.2", new byte[1200]);

@@ -26,6 +26,7 @@ public sealed class LibCLayoutTests
         #include <errno.h>
         #include <fcntl.h>
         #include <grp.h>
+        #include <malloc.h>
         #include <poll.h>
         #include <unistd.h>
         #include <sys/eventfd.h>

@@ -190,9 +190,9 @@ internal sealed partial class ErrorRelay : IAsyncDisposable
         }
 
         // Only who may send by the tunnel gets anything by it.
-        InetAddress source = routing.ErrorSource(peer, inner.IsIpv4);
+        InetAddress source = routing.ErrorSource(peer, inner.Destination);
         bool isToPeer = ReferenceEquals(routing.Routes.Lookup(inner.Destination), peer);
-        if (source.IsNone || !isToPeer || !_limit.TryTake((long)_time.GetElapsedTime(0).TotalMilliseconds))
+        if (!isToPeer || !_limit.TryTake((long)_time.GetElapsedTime(0).TotalMilliseconds))
         {
             return;
         }
