@@ -5,7 +5,7 @@ using Tunnel.Control.Configuration;
 using Tunnel.Linux;
 
 // The composition root: reads the command line and wires the rooms together. Before there are more threads:
-NativeHeap.ShareArenas();
+NativeHeap.KeepSmall();
 
 var configOption = new Option<string>("--config")
 {

@@ -65,6 +65,7 @@ internal static unsafe partial class Uapi
     public const ushort BPF_TAX = 0x00;
 
     // malloc.h
+    public const int M_TRIM_THRESHOLD = -1;
     public const int M_ARENA_MAX = -8;
 
     /// <summary>readv(2)</summary>
