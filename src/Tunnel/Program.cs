@@ -4,7 +4,7 @@ using Tunnel.Control;
 using Tunnel.Control.Configuration;
 using Tunnel.Linux;
 
-// The composition root: reads the command line and wires the rooms together. Before there are more threads:
+// The composition root: reads the command line and wires the rooms together. First, as it concerns what threads take from now on:
 NativeHeap.KeepSmall();
 
 var configOption = new Option<string>("--config")

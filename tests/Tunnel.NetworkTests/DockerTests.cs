@@ -62,21 +62,6 @@ public sealed class DockerTests(DockerTests.Engines engines, ITestOutputHelper o
         Assert.NotEmpty(await CallAsync(engines.One, "192.168.40.11", 8080));
     }
 
-    // Docker has given it no network, and knows nothing of this one.
-    [SkippableFact]
-    public async Task AContainerIsAttachedAndDetachedByItsName()
-    {
-        const string Address = "172.17.51.199";
-        await engines.One.StartContainerAsync("alone", "--network=none", "nc", "nc", "-ll", "-p", "3333", "-e", "caller");
-        Task<CommandResult> TunnelctlAsync(string words) => engines.One.Host.ShellAsync(
-            $"DOCKER_HOST=$1 $2 --socket $3 {words}", engines.One.Socket, Programs.Tunnelctl, engines.Daemon1.SocketFile);
-
-        Assert.StartsWith($"attached alone: eth1 {Address}/24 on docker0, ", (await TunnelctlAsync($"attach alone {Address}/24")).Succeeded().Out, StringComparison.Ordinal);
-        Assert.Equal(await engines.AddressOfAsync(engines.Two, "caller"), await CallAsync(engines.Two, Address));
-        Assert.Equal($"detached alone: eth1 {Address}/24\n", (await TunnelctlAsync("detach alone")).Succeeded().Out);
-        Assert.DoesNotContain("eth1", (await engines.One.ExecAsync("alone", "ip", "link")).Succeeded().Out, StringComparison.Ordinal);
-    }
-
     [SkippableFact]
     public async Task DockerMayStartAnewWhileContainersTalk()
     {

@@ -113,8 +113,13 @@ public sealed class DoctorTests(ITestOutputHelper output)
             "iptables-nft -P FORWARD DROP; iptables-nft -A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT; iptables-nft -A FORWARD -i br0 ! -o br0 -j ACCEPT"))
             .Succeeded();
         Assert.Equal(0, (await vm2.Container.PingAsync(vm1.ContainerAddress(4))).Received);
-        await FindAndCureAsync(one, "forward-rules", null, "from eth1", "iptables-nft -I FORWARD -i eth1 -s 172.17.52.0/24 -j ACCEPT");
+
+        // Each of its subnets: the containers', and its own address.
+        await FindAndCureAsync(one, "forward-rules", null, "as from 172.17.52", "iptables-nft -I FORWARD -i eth1 -s 172.17.52.0/24 -j ACCEPT", isWhole: false);
+        await FindAndCureAsync(one, "forward-rules", null, "as from 10.0.201.2", "iptables-nft -I FORWARD -i eth1 -s 10.0.201.2/32 -j ACCEPT");
         Assert.Equal(3, (await vm2.Container.PingAsync(vm1.ContainerAddress(4))).Received);
+        Assert.Equal(3, (await vm2.PingAsync(vm1.ContainerAddress(4))).Received);
+        Assert.Empty(await LookAsync(one));
     }
 
     // Ahead of the network's own table, which keeps sources from what comes at the usual priority.
@@ -253,8 +258,8 @@ public sealed class DoctorTests(ITestOutputHelper output)
 
         // Nobody gets through to whom nothing arrives from, nor to who hears nothing.
         await Poll.UntilAsync("vm2 is down", async () => (await daemons[0].GetAsync("/v1/peers/vm2"))["state"]!.GetValue<string>() == "down");
-        await Poll.UntilAsync("vm1 is down", async () => (await daemons[1].GetAsync("/v1/peers/vm1"))["state"]!.GetValue<string>() == "down");
-        Assert.Contains("peer vm1 is down: endpoint 192.168.40.11 says that nothing of this host arrives there", daemons[1].Log, StringComparison.Ordinal);
+        await Poll.UntilAsync("vm1 is down, and says why", async () => (await daemons[1].GetAsync("/v1/peers/vm1")) is JsonNode vm1 &&
+            vm1["state"]!.GetValue<string>() == "down" && vm1["problems"]!.ToJsonString().Contains("gets nothing from this host", StringComparison.Ordinal));
 
         // A path that is mended is not told of.
         await lab.Switch.RunAsync("nft", "flush", "ruleset");

@@ -30,6 +30,9 @@ public sealed partial class HostileTests(ITestOutputHelper output)
     // What a flood of questions may get of answers in a second: 256 in each tenth, and a few more where a window begins.
     private const int MostAnswers = 3000;
 
+    // Errors that are passed on in a second.
+    private const int MostRelayed = 200;
+
     // Sends whole IPv4 packets, given in hexadecimal as lines of a file, in turn until its input ends; says how many.
     private const string Flooder = """
         #define _GNU_SOURCE
@@ -212,6 +215,13 @@ public sealed partial class HostileTests(ITestOutputHelper output)
         // Nobody can make this host flood somebody else, and the answers take no time from the flow.
         Assert.InRange(answers, 0, MostAnswers * (flooded + 1));
 
+        // Some are passed on to who seems to have sent what they are about, and people are told.
+        if (flood == "errors")
+        {
+            Assert.InRange(await ErrorsAsync(lab), 1, MostRelayed * (flooded + 1));
+            Assert.Contains(Attacker, (await two.GetAsync("/v1/peers/vm1"))["problems"]!.ToJsonString(), StringComparison.Ordinal);
+        }
+
         // Not all reach the daemon: links and queues overflow. What does is counted, each by its reason.
         foreach (string reason in ReasonsOf(flood))
         {
@@ -247,7 +257,8 @@ public sealed partial class HostileTests(ITestOutputHelper output)
 
             // As if routers complained of what the victim sends.
             "errors" => new (byte Type, byte Code)[] { (3, 1), (3, 2), (3, 4), (11, 0) }
-                .Select(kind => Packets.IcmpPacket(Attacker, Victim, kind.Type, kind.Code, Packets.Outer(Victim, Peer, Gre(Inner(source: VictimsContainer)))[..56], mtu: 700)),
+                .Select(kind => Packets.IcmpPacket(
+                    Attacker, Victim, kind.Type, kind.Code, Packets.Outer(Victim, Peer, Gre(Packets.UdpPacket(VictimsContainer, PeersContainer, Packets.Payload(1300))))[..80], mtu: 700)),
             _ => [From(Peer, Packets.GrePacket(Inner(), key: Key, sequence: 1000)), .. Attacks.Select(attack => attack.Packet), .. messages, .. fragments],
         };
     }
@@ -280,7 +291,9 @@ public sealed partial class HostileTests(ITestOutputHelper output)
         Daemon one = await vm1.StartDaemonAsync(vm1.Configuration(vm2.PeerEntry(4, options)));
         string other = "  vm9:\n    endpoint: 192.168.40.19\n    subnets: [172.17.53.0/24]\n";
         Daemon two = await vm2.StartDaemonAsync(vm2.Configuration(vm1.PeerEntry(4, options) + other) + "\ndatapath: {workers: 1}\n");
-        await AssertPingAsync(lab);
+
+        // While the packet sockets take over from the raw ones, a packet may be lost (HostUnderlay).
+        await Poll.UntilAsync("the tunnel is up", async () => (await vm1.Container.PingAsync(VictimsContainer)).Received == 3);
         return (one, two);
     }
 
@@ -322,6 +335,10 @@ public sealed partial class HostileTests(ITestOutputHelper output)
     // UDP datagrams that a program in the victim's container has read; the flood's find none.
     private static async Task<long> DatagramsAsync(Lab lab) => long.Parse(
         (await lab.Hosts[1].Container.ShellAsync("awk '/^Udp: [0-9]/ { print $2 }' /proc/net/snmp")).Succeeded().Out, CultureInfo.InvariantCulture);
+
+    // ICMP errors that the victim's container has got.
+    private static async Task<long> ErrorsAsync(Lab lab) => long.Parse(
+        (await lab.Hosts[1].Container.ShellAsync("awk '/^Icmp: [0-9]/ { print $5 }' /proc/net/snmp")).Succeeded().Out, CultureInfo.InvariantCulture);
 
     private static async Task<long> ReceivedAsync(Daemon daemon) =>
         (await daemon.GetAsync("/v1/peers/vm1"))["traffic"]!["received"]!["packets"]!.GetValue<long>();

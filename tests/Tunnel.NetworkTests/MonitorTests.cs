@@ -1,3 +1,4 @@
+using System.Globalization;
 using System.Text.Json.Nodes;
 using Xunit.Abstractions;
 
@@ -6,6 +7,8 @@ namespace Tunnel.NetworkTests;
 /// <summary>Peers that come and go, and paths that grow and shrink, without a word from anybody.</summary>
 public sealed class MonitorTests(ITestOutputHelper output)
 {
+    private static readonly TimeSpan MostForRecovery = TimeSpan.FromSeconds(3);
+
     // Sends for as long as it lives; the receiver says each second's worth.
     private const string Receiver = """
         import socket, sys
@@ -46,22 +49,32 @@ public sealed class MonitorTests(ITestOutputHelper output)
         await using Background sender = vm1.Container.StartPython(Sender, vm2.ContainerAddress(inner));
         await receiver.WaitForAsync("got");
 
-        // A bridge drops what does not fit, and tells nobody.
-        await lab.Switch.IpAsync("link set port2 mtu 1400");
-        await Poll.UntilAsync(
-            "the path MTU is found",
-            async () => (await PeerAsync(daemons[0], vm2))["path-mtu"]!.GetValue<int>() == 1400,
-            async () => (await PeerAsync(daemons[0], vm2)).ToJsonString());
+        // A bridge drops what does not fit, and tells nobody. Best of several: a busy machine takes its time.
+        TimeSpan found = TimeSpan.MaxValue;
+        for (int i = 0; i < 3 && found > MostForRecovery; i++)
+        {
+            if (i > 0)
+            {
+                await lab.Switch.IpAsync("link set port2 mtu 1500");
+                await PathMtuAsync(daemons[0], vm2, 1500);
+            }
+
+            await lab.Switch.IpAsync("link set port2 mtu 1400");
+            TimeSpan shrunk = DateTime.Now.TimeOfDay;
+            await PathMtuAsync(daemons[0], vm2, 1400);
+            found = TimeOf(daemons[0], "path MTU to peer vm2: 1500 to 1400 bytes") - shrunk;
+        }
+
+        output.WriteLine($"found after {found.TotalSeconds:F2} s");
+        Assert.InRange(found, TimeSpan.FromSeconds(-1), MostForRecovery);
         string before = receiver.Log.TrimEnd().Split('\n')[^1];
         await Poll.UntilAsync("traffic goes on", () => Task.FromResult(receiver.Log.TrimEnd().Split('\n')[^1] != before));
 
         // The device says it too, so that this host's own senders know before they send.
         Assert.Equal((await PeerAsync(daemons[0], vm2))["gmtu"]!.GetValue<int>(), (await daemons[0].GetAsync("/v1/network"))["interface"]!["mtu"]!.GetValue<int>());
-        Assert.Contains("path MTU to peer vm2: 1500 to 1400 bytes", daemons[0].Log, StringComparison.Ordinal);
 
         await lab.Switch.IpAsync("link set port2 mtu 1500");
-        await Poll.UntilAsync(
-            "the path's growth is noticed", async () => (await PeerAsync(daemons[0], vm2))["path-mtu"]!.GetValue<int>() == 1500);
+        await PathMtuAsync(daemons[0], vm2, 1500);
     }
 
     // V3: IPv6 inside never gets less than 1280 bytes, and where the kernel knows of nothing it would send that whole.
@@ -233,6 +246,15 @@ public sealed class MonitorTests(ITestOutputHelper output)
             });
         Assert.Equal(vm2.Underlay(4), (await PeerAsync(daemons[0], vm2))["address"]!.GetValue<string>());
     }
+
+    private static Task PathMtuAsync(Daemon daemon, Vm peer, int mtu) => Poll.UntilAsync(
+        $"the path MTU is {mtu}",
+        async () => (await PeerAsync(daemon, peer))["path-mtu"]!.GetValue<int>() == mtu,
+        async () => (await PeerAsync(daemon, peer)).ToJsonString());
+
+    // The time of day at which the daemon said it last.
+    private static TimeSpan TimeOf(Daemon daemon, string text) =>
+        TimeSpan.Parse(daemon.Log.Split('\n').Last(line => line.Contains(text, StringComparison.Ordinal)).Split(' ')[0], CultureInfo.InvariantCulture);
 
     private static async Task<JsonNode> PeerAsync(Daemon daemon, Vm peer) => await daemon.GetAsync($"/v1/peers/{peer.Name}");
 

@@ -60,7 +60,7 @@ public sealed class UnderlayTarget(InetAddress endpoint, ushort udpPort = 0)
         set => Volatile.Write(ref _refuses, value);
     }
 
-    /// <summary>Whether the peer neither answers nor sends. The control plane's own: packet threads send all the same.</summary>
+    /// <summary>Whether the peer is down. The control plane's own: packet threads send all the same.</summary>
     public bool IsDown { get; set; }
 
     /// <summary>

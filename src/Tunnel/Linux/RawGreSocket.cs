@@ -35,7 +35,7 @@ internal sealed unsafe class RawGreSocket : IDisposable
 {
     private const int SendBufferSize = 4 << 20;
 
-    // Room for what another host lets go at once that it has held: a device's queue, 10,000 packets by default here.
+    // Room for what another host lets go at once when its daemon begins anew: all that has waited at its TUN device.
     private const int ReceiveBufferSize = 16 << 20;
     private const int WaitingBufferSize = 64 << 20;
 

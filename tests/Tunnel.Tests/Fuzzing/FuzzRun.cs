@@ -2,7 +2,10 @@ using System.Globalization;
 
 namespace Tunnel.Tests.Fuzzing;
 
-/// <summary>How long the fuzzers run, and from which seed: scripts/fuzz.sh sets both, else it is short and always the same.</summary>
+/// <summary>
+/// How long the fuzzers run, and from which seed: scripts/fuzz.sh sets both; scripts/test.sh the time, so that a fast machine gets to later seeds. Else it is
+/// one round each, always the same. Who finds something saves the input.
+/// </summary>
 internal static class FuzzRun
 {
     /// <summary>What all fuzz tests have as their category, so that scripts/fuzz.sh finds them.</summary>

@@ -55,7 +55,7 @@ internal sealed class EndpointCheck : ICheck
             ];
         }
 
-        if (peer.Health is { Problems: [string complaint, ..] })
+        if (peer.Health is { Complaints: [string complaint, ..] })
         {
             string hint = complaint.Contains("rotocol", StringComparison.Ordinal) ? "; tunneld does not run there" : "";
             return [new Finding(Name, Severity.Error, peer.Name, $"{complaint}{hint}")];
@@ -208,7 +208,7 @@ internal sealed class BlockedCheck : ICheck
 
         // Of a peer that has answered before, the watch knows whether anything has come since it stopped.
         bool hasAnswered = peer.Health?.RoundTrip is not null;
-        bool arrives = peer.HeardSeconds is double seconds && (hasAnswered ? state == PeerState.Degraded || peer.Health!.HearsNothing : seconds < LongestPause);
+        bool arrives = peer.HeardSeconds is double seconds && (hasAnswered ? state == PeerState.Degraded || (peer.Health!.HearsNothing && seconds < LongestPause) : seconds < LongestPause);
         if (hasAnswered && state == PeerState.Up)
         {
             return new Finding(Name, Severity.Warning, peer.Name, $"{peer.Name} does not answer at this moment, and did just before: look again in some seconds");

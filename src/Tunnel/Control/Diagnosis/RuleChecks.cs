@@ -11,19 +11,21 @@ internal sealed class ForwardRulesCheck : ICheck
     public IEnumerable<Finding> Look(Facts facts, IReadOnlyList<Finding> soFar)
     {
         var told = new HashSet<string>(StringComparer.Ordinal);
-        foreach ((LinkFacts link, InetAddress container, PeerFacts peer, InetAddress remote) in InnerFlows.Of(facts))
+        foreach ((LinkFacts link, InetAddress container, InnerDevice device, InetAddress remote) in InnerFlows.Of(facts))
         {
-            InnerDevice device = InnerFlows.DeviceOf(facts, peer);
             OuterPacket sent = InnerFlows.Packet(container, remote, link.Link.Name, device.Name);
             OuterPacket received = InnerFlows.Packet(remote, container, device.Name, link.Link.Name);
             foreach ((OuterPacket packet, string direction) in new[] { (sent, $"into {device.Name}"), (received, $"from {device.Name}") })
             {
                 NetfilterVerdict? verdict = facts.Rules!.FindDrop(packet with { ForwardedTo = "" }, "prerouting") ?? facts.Rules.FindDrop(packet, "forward", "postrouting");
-                if (verdict is not null && told.Add($"{direction} {verdict.By}"))
+                if (verdict is null)
                 {
-                    bool isSent = packet == sent;
-                    bool isBefore = verdict.Chain.Hook == "prerouting";
-                    (string nft, string iptables) = !isSent ? device.Inbound : isBefore ? device.Destination : device.Outbound;
+                    continue;
+                }
+
+                (string nft, string iptables) = packet != sent ? device.Inbound : verdict.Chain.Hook == "prerouting" ? device.Destination : device.Outbound;
+                if (told.Add($"{direction} {device.Only} {verdict.By}"))
+                {
                     yield return new Finding(
                         "forward-rules", Severity.Error, null,
                         $"{verdict.By} drops what is forwarded {direction}, as from {packet.Source} to {packet.Destination}",
@@ -48,10 +50,9 @@ internal sealed class MasqueradeCheck : ICheck
     private static IEnumerable<Finding> LookHere(Facts facts)
     {
         var told = new HashSet<string>(StringComparer.Ordinal);
-        foreach ((LinkFacts link, InetAddress container, PeerFacts peer, InetAddress remote) in InnerFlows.Of(facts))
+        foreach ((LinkFacts link, InetAddress container, InnerDevice device, InetAddress remote) in InnerFlows.Of(facts))
         {
-            InnerDevice device = InnerFlows.DeviceOf(facts, peer);
-            if (facts.Rules!.FindTranslation(InnerFlows.Packet(container, remote, link.Link.Name, device.Name)) is NetfilterVerdict verdict && told.Add(verdict.By))
+            if (facts.Rules!.FindTranslation(InnerFlows.Packet(container, remote, link.Link.Name, device.Name)) is NetfilterVerdict verdict && told.Add($"{device.Name} {device.Only} {verdict.By}"))
             {
                 yield return new Finding(
                     Name, Severity.Error, null,
@@ -116,24 +117,28 @@ internal static class InnerFlows
     // Rules for single peers are rare, and each flow walks all rules.
     private const int MostPeers = 32;
 
-    /// <summary>A container's device and address, and a peer with an address behind it. None where the rules are not known.</summary>
-    public static IEnumerable<(LinkFacts Link, InetAddress Container, PeerFacts Peer, InetAddress Remote)> Of(Facts facts) =>
+    /// <summary>
+    /// A container's device and address, and where packets to a peer's subnet leave with an address there. One subnet stands for all that are reached by the
+    /// network's device, whose rules seldom tell one from another. None where the rules are not known.
+    /// </summary>
+    public static IEnumerable<(LinkFacts Link, InetAddress Container, InnerDevice Device, InetAddress Remote)> Of(Facts facts) =>
         from link in facts.Rules is null ? [] : facts.ContainerLinks
         from own in link.Addresses
         where own.Address.IsIpv4 && !Facts.IsLinkLocal(own.Address)
         from peer in facts.Peers.Take(MostPeers)
-        let remote = SubnetOf(peer)
-        where !remote.Address.IsNone
-        select (link, Facts.AddressIn(own), peer, Facts.AddressIn(remote));
+        from device in DevicesOf(facts, peer)
+        select (link, Facts.AddressIn(own), device, Facts.AddressIn(device.Subnet));
 
-    /// <summary>The peer's subnet that stands for all; none where it has none of IPv4.</summary>
-    public static IpPrefix SubnetOf(PeerFacts peer) => peer.Entry.Config.Subnets.FirstOrDefault(subnet => subnet.Address.IsIpv4);
-
-    /// <summary>The device that packets to and from there pass: the network's, or without a tunnel that of the link to the peer's host.</summary>
-    public static InnerDevice DeviceOf(Facts facts, PeerFacts peer) =>
-        NetworkState.IsDirect(peer.Entry, SubnetOf(peer)) && facts.FindLink(peer.Path?.LinkIndex ?? 0) is LinkFacts link
-            ? new InnerDevice(link.Link.Name, SubnetOf(peer), IsDirect: true)
-            : new InnerDevice(facts.Device.Name, SubnetOf(peer), IsDirect: false);
+    // The network's device, and that of the link to the peer's host for what has no tunnel.
+    private static IEnumerable<InnerDevice> DevicesOf(Facts facts, PeerFacts peer)
+    {
+        LinkFacts? under = facts.FindLink(peer.Path?.LinkIndex ?? 0);
+        return peer.Entry.Config.Subnets.Where(subnet => subnet.Address.IsIpv4)
+            .Select(subnet => under is not null && NetworkState.IsDirect(peer.Entry, subnet)
+                ? new InnerDevice(under.Link.Name, subnet, IsDirect: true)
+                : new InnerDevice(facts.Device.Name, subnet, IsDirect: false))
+            .DistinctBy(device => (device.Name, device.Only));
+    }
 
     /// <summary>The first packet of a connection.</summary>
     public static OuterPacket Packet(InetAddress source, InetAddress destination, string from, string to) =>
@@ -146,6 +151,9 @@ internal static class InnerFlows
 /// <param name="IsDirect">Whether it is a link of the underlay, on which not all is the network's.</param>
 internal readonly record struct InnerDevice(string Name, IpPrefix Subnet, bool IsDirect)
 {
+    /// <summary>The subnet, where it stands for itself alone; else null.</summary>
+    public IpPrefix? Only => IsDirect ? Subnet : null;
+
     /// <summary>Whatever is for the subnet, by any device.</summary>
     public (string Nft, string Iptables) Destination => ($"ip daddr {Subnet}", $"-d {Subnet}");
 

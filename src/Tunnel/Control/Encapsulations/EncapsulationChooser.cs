@@ -73,7 +73,8 @@ internal sealed partial class EncapsulationChooser(ChooserParts parts, EventStre
         // What was found out of a peer that can't be reached for a moment still holds.
         Way[] ways = [.. entries.Where(entry => entry.Peer.IsReady).Select(WayOf)];
         bool isStrict = ways.Length > 0 && IsReversePathStrict(state.Config.Name);
-        await Task.WhenAll(ways.Select(way => LookAsync(way, state.Config, isStrict)));
+        HashSet<IpPrefix> taken = [.. state.Prefixes];
+        await Task.WhenAll(ways.Select(way => LookAsync(way, state.Config, taken, isStrict)));
         bool changed = false;
         foreach (Way way in ways)
         {
@@ -133,7 +134,7 @@ internal sealed partial class EncapsulationChooser(ChooserParts parts, EventStre
         return way;
     }
 
-    private async Task LookAsync(Way way, NetworkConfig config, bool isStrict)
+    private async Task LookAsync(Way way, NetworkConfig config, HashSet<IpPrefix> taken, bool isStrict)
     {
         PeerEntry entry = way.Entry;
         way.Hindrance = FindHindrance(entry, config, isStrict);
@@ -151,7 +152,7 @@ internal sealed partial class EncapsulationChooser(ChooserParts parts, EventStre
         }
 
         // A peer whose subnets another one has taken over is not tried anew: they would come back to it.
-        bool isHeard = entry.IsWithdrawn || entry.Config.Keepalive == Keepalive.Off || parts.Monitor.HealthOf(entry.Peer) is not PeerHealth health ||
+        bool isHeard = (entry.IsWithdrawn && entry.Config.Subnets.All(taken.Contains)) || entry.Config.Keepalive == Keepalive.Off || parts.Monitor.HealthOf(entry.Peer) is not PeerHealth health ||
             health.State == PeerState.Up || (health.State == PeerState.Degraded && health.RoundTrip is not null);
         way.Tunnel.Look(isHeard, config.Underlay.AllowUdp, Now);
         if (isHeard && way.Tunnel.IsPlainDue(Now))

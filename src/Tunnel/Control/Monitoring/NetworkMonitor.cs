@@ -388,7 +388,7 @@ internal sealed partial class NetworkMonitor : IAsyncDisposable
         PeerState before = monitor.State;
         long lastHeard = LastHeard(peer, now);
         peer.Target.Refuses &= lastHeard <= watched.RefusedAt;
-        monitor.Advance(now, lastHeard, peer.Target.TakeLarge(), HearingOf(peer.Target, now));
+        monitor.Advance(now, lastHeard, peer.Target.TakeLarge(), AccountOf(peer.Target, now));
         if (monitor.State != before)
         {
             Tell(watched.Entry, before, monitor, now);
@@ -420,7 +420,7 @@ internal sealed partial class NetworkMonitor : IAsyncDisposable
             PeerState.Up when before is PeerState.Down or PeerState.Degraded => $"after {before.ToWord()}",
             PeerState.Up => $"endpoint {entry.Address}",
             PeerState.Degraded => health.Loss > 0 ? $"{health.Loss:P0} of the last questions were not answered" : "no answers",
-            PeerState.Down when health.HearsNothing => $"endpoint {entry.Address} says that nothing of this host arrives there",
+            PeerState.Down when health.HearsNothing => $"endpoint {entry.Address} sends but does not answer",
             PeerState.Down => $"endpoint {entry.Address} neither answers nor sends",
             _ => "never answered",
         };
@@ -449,7 +449,7 @@ internal sealed partial class NetworkMonitor : IAsyncDisposable
         return last == 0 ? -1 : now - (Environment.TickCount64 - last);
     }
 
-    private static (long SaidAt, long HeardAt)? HearingOf(UnderlayTarget target, long now)
+    private static (long SaidAt, long HeardAt)? AccountOf(UnderlayTarget target, long now)
     {
         if (!target.TryGetHearing(out Hearing hearing, out long at))
         {
@@ -458,7 +458,7 @@ internal sealed partial class NetworkMonitor : IAsyncDisposable
 
         // It says whole seconds, rounded down.
         long saidAt = now - (Environment.TickCount64 - at);
-        return (saidAt, saidAt - (hearing.Seconds * 1000L));
+        return (saidAt, hearing.Seconds == Hearing.Never ? long.MinValue : saidAt - (hearing.Seconds * 1000L));
     }
 
     // A peer whose address has changed is told of, never followed: whoever has the key would be the peer.

@@ -30,6 +30,12 @@ internal sealed class PeerMonitor
     // How long traffic of a peer that is not asked, or never answered, says that it is there; and how long a router's complaint is shown.
     private const long Memory = 30_000;
 
+    // For how long after its last packet a peer that does not answer is still there: three of the usual questions of its own.
+    private const long Silence = 15_000;
+
+    // How exactly a peer's daemon says when it has heard this host last.
+    private const long AccountUnit = 1_000;
+
     private readonly Dictionary<ulong, (long SentAt, int Length, ProbeKind Kind)> _asked = [];
     private readonly Func<ProbeKind, ulong, int, bool> _send;
     private readonly Action<int> _probe;
@@ -38,6 +44,7 @@ internal sealed class PeerMonitor
     private ulong _nextToken;
 
     private ulong _echo;
+    private long _echoSentAt;
     private long _echoAt;
     private long _echoDeadline;
     private long _pause;
@@ -45,6 +52,9 @@ internal sealed class PeerMonitor
     private int _count;
     private int _lostInARow;
     private long _firstLostAt;
+    private long _lastLostAt;
+    private long _lossKnownAt;
+    private long _heardAgainAt;
     private double? _roundTrip;
     private double _deviation;
     private long _discoverAt;
@@ -99,8 +109,11 @@ internal sealed class PeerMonitor
         Path is { IsConfirmed: true },
         _complaint is not null && now < _complaintUntil ? [_complaint] : [])
     {
-        HearsNothing = _hearsNothing && State == PeerState.Down,
+        HearsNothing = _hearsNothing && Sends(now),
     };
+
+    // Whether packets of its come, or are to be expected.
+    private bool Sends(long now) => _lastHeard >= 0 && now - _lastHeard < Math.Max(Silence, 3L * _keepalive.Milliseconds);
 
     // Nobody answers, else.
     private bool IsSearched => HasEchoed && State != PeerState.Down;
@@ -133,6 +146,7 @@ internal sealed class PeerMonitor
         }
 
         HasAnswered = true;
+        _hearsNothing = false;
         HasEchoed |= question.Kind == ProbeKind.Echo;
         _lostInARow = 0;
         if (token == _echo)
@@ -178,19 +192,25 @@ internal sealed class PeerMonitor
     /// <param name="now">The time.</param>
     /// <param name="lastHeard">When the last packet or message of the peer came; negative for never.</param>
     /// <param name="isUsed">Whether large packets have been sent to it since the last call.</param>
-    /// <param name="hearing">What its daemon has said last: when, and when it had last heard this host by then; null where it never has.</param>
-    public void Advance(long now, long lastHeard, bool isUsed, (long SaidAt, long HeardAt)? hearing = null)
+    /// <param name="account">
+    /// What its daemon has said last: when, and when it had heard this host last, which may be up to a second too late; null where it never has.
+    /// </param>
+    public void Advance(long now, long lastHeard, bool isUsed, (long SaidAt, long HeardAt)? account = null)
     {
+        bool wasSilent = _lastHeard < 0 || (_lostInARow > 0 && _lastHeard < _firstLostAt) || (!HasAnswered && lastHeard - _lastHeard > Memory);
+        bool isHeardAgain = wasSilent && lastHeard > _lastHeard;
+        _heardAgainAt = isHeardAgain ? now : _heardAgainAt;
+        _lastHeard = lastHeard;
+        HearAccount(account);
         AdvanceEcho(now);
         Discover(now);
-        if (!HasAnswered && lastHeard >= 0 && (_lastHeard < 0 || lastHeard - _lastHeard > Memory))
+        if (isHeardAgain)
         {
             // It has begun to send: perhaps it is there now to answer.
             _pause = _keepalive.Milliseconds;
             _echoAt = Math.Min(_echoAt, now);
         }
 
-        _lastHeard = lastHeard;
         if (IsSearched)
         {
             _now = now;
@@ -198,10 +218,18 @@ internal sealed class PeerMonitor
         }
 
         ForgetOld(now);
+        Judge(now);
+    }
 
-        // Whatever arrives from there: no question has arrived, by its own account.
-        _hearsNothing = _lostInARow >= LostForDown && hearing is (long saidAt, long heardAt) && saidAt > _firstLostAt && heardAt < _firstLostAt;
-        Judge(now, lastHeard);
+    // Whether nothing arrives there. The account must be younger than the loss of a question, and that question younger than the peer's daemon, and younger than the
+    // first that was lost by as much as the account may be wrong: else the same state of things looked now like this and now like that.
+    private void HearAccount((long SaidAt, long HeardAt)? account)
+    {
+        if (_lostInARow >= LostForDown && account is (long saidAt, long heardAt) && saidAt >= _lossKnownAt && _lastLostAt >= _heardAgainAt &&
+            _lastLostAt >= _firstLostAt + AccountUnit)
+        {
+            _hearsNothing = heardAt < _lastLostAt;
+        }
     }
 
     private void AdvanceEcho(long now)
@@ -216,9 +244,10 @@ internal sealed class PeerMonitor
             _asked.Remove(_echo);
             _echo = 0;
             Record(isLost: true);
+            (_lastLostAt, _lossKnownAt) = (_echoSentAt, now);
             if (_lostInARow++ == 0)
             {
-                _firstLostAt = now - Patience;
+                _firstLostAt = _echoSentAt;
             }
 
             // Asked again at once until it is clear; then as usual, and whoever never answered less and less.
@@ -234,6 +263,7 @@ internal sealed class PeerMonitor
         if (_echo == 0 && now >= _echoAt)
         {
             _echo = Ask(_keepalive.Kind, 0, now);
+            _echoSentAt = now;
             _echoDeadline = now + Math.Min(LongestPatience, Math.Max(Patience, _keepalive.Milliseconds));
         }
     }
@@ -248,7 +278,7 @@ internal sealed class PeerMonitor
         }
     }
 
-    private void Judge(long now, long lastHeard)
+    private void Judge(long now)
     {
         if (_hearsNothing)
         {
@@ -256,7 +286,7 @@ internal sealed class PeerMonitor
         }
         else if (HasAnswered || _keepalive.IsDemanded)
         {
-            bool hasSentSince = lastHeard >= _firstLostAt;
+            bool hasSentSince = _lastHeard >= _firstLostAt && Sends(now);
             if (_lostInARow >= LostForDown)
             {
                 Become(hasSentSince ? PeerState.Degraded : PeerState.Down, now);
@@ -272,7 +302,7 @@ internal sealed class PeerMonitor
         }
         else
         {
-            bool isHeard = lastHeard >= 0 && now - lastHeard < Memory;
+            bool isHeard = _lastHeard >= 0 && now - _lastHeard < Memory;
             Become(isHeard ? PeerState.Up : PeerState.Unknown, now);
         }
     }

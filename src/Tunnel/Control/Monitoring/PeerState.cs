@@ -12,7 +12,7 @@ internal enum PeerState
     /// <summary>It answers now and then only; or its packets arrive, but no answers.</summary>
     Degraded,
 
-    /// <summary>It neither answers nor sends anything.</summary>
+    /// <summary>It neither answers nor sends anything; or it sends, and says that nothing of this host arrives there.</summary>
     Down,
 }
 
@@ -35,10 +35,13 @@ internal static class PeerStateWords
 /// <param name="RoundTrip">The smoothed round trip; null where there is none.</param>
 /// <param name="Loss">How many of the last questions were not answered: 0 to 1; null where none was asked.</param>
 /// <param name="IsPathMtuConfirmed">Whether a packet as long as the path MTU in force has been answered.</param>
-/// <param name="Problems">What else is wrong, for people; empty where nothing is.</param>
+/// <param name="Complaints">What routers, or its host, say of packets to it, for people; empty where they say nothing.</param>
 internal sealed record PeerHealth(
-    PeerState State, double SinceSeconds, TimeSpan? RoundTrip, double? Loss, bool IsPathMtuConfirmed, IReadOnlyList<string> Problems)
+    PeerState State, double SinceSeconds, TimeSpan? RoundTrip, double? Loss, bool IsPathMtuConfirmed, IReadOnlyList<string> Complaints)
 {
-    /// <summary>Whether it is down because nothing of this host arrives there, as its daemon says, though its own packets arrive here.</summary>
+    /// <summary>Whether it is down because its daemon gets nothing from this host, as that has said in a packet that arrived here.</summary>
     public bool HearsNothing { get; init; }
+
+    /// <summary>What is wrong, for people; empty where nothing is.</summary>
+    public IEnumerable<string> Problems => HearsNothing ? [.. Complaints, "its daemon says that it gets nothing from this host"] : Complaints;
 }

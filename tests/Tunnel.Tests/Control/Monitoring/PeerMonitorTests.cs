@@ -13,7 +13,7 @@ public sealed class PeerMonitorTests
     private double _roundTrip = 5;
     private long _now = 1_000;
     private long _lastHeard = -1;
-    private long? _lastArrivedThere;
+    private (long SaidAt, long HeardAt)? _account;
 
     [Fact]
     public void Who_answers_is_up_with_a_round_trip_and_no_loss()
@@ -60,32 +60,92 @@ public sealed class PeerMonitorTests
     [Fact]
     public void Who_hears_nothing_of_this_host_is_down_though_its_packets_arrive()
     {
-        PeerMonitor monitor = Monitor(new Keepalive(1000));
-        Run(monitor, 3_000);
-        (_answers, _lastArrivedThere) = (false, _now);
+        // It says so every second, or five, in whole seconds, and for longer than it can say exactly; wherever its clock is.
+        foreach ((int keepalive, int theirs) in new[] { (1000, 5000), (100, 1000), (200, 5000), (5000, 1000) })
+        {
+            for (int phase = 0; phase < 1_000; phase += 250)
+            {
+                (_answers, _lastHeard, _account) = (true, -1, null);
+                PeerMonitor monitor = Monitor(new Keepalive(keepalive));
+                Run(monitor, 7_000 + phase);
+                _answers = false;
+                long deafSince = _now;
+                var seen = new List<(PeerState State, bool IsDeaf)>();
+                Run(monitor, 400_000, each: () =>
+                {
+                    Say(deafSince, theirs, phase);
+                    seen.Add((monitor.State, monitor.Health(_now).HearsNothing));
+                });
+                Assert.Equal(PeerState.Down, monitor.State);
+                Assert.Contains("gets nothing", Assert.Single(monitor.Health(_now).Problems), StringComparison.Ordinal);
+                Assert.Empty(monitor.Health(_now).Complaints);
 
-        Run(monitor, 10_000, each: () => _lastHeard = _now);
-        Assert.Equal(PeerState.Down, monitor.State);
-        Assert.True(monitor.Health(_now).HearsNothing);
+                // Once, and for good.
+                int found = seen.FindIndex(one => one.IsDeaf);
+                Assert.InRange(found * Step, 0, 20_000);
+                Assert.All(seen.Skip(found), one => Assert.Equal((PeerState.Down, true), one));
 
-        // Answers are lost, questions are not.
-        Run(monitor, 2_000, each: () => _lastArrivedThere = _lastHeard = _now);
-        Assert.Equal(PeerState.Degraded, monitor.State);
-        Assert.False(monitor.Health(_now).HearsNothing);
+                // Answers are lost, questions are not.
+                Run(monitor, 20_000, each: () => Say(_now, theirs, phase));
+                Assert.Equal(PeerState.Degraded, monitor.State);
+                Assert.Empty(monitor.Health(_now).Problems);
 
-        _answers = true;
-        Run(monitor, 120_000, each: () => _lastArrivedThere = _lastHeard = _now);
-        Assert.Equal(PeerState.Up, monitor.State);
+                // Dead, after all.
+                Run(monitor, 20_000);
+                Assert.Equal(PeerState.Down, monitor.State);
+
+                _answers = true;
+                Run(monitor, 200_000, each: () => Say(_now, theirs, phase));
+                Assert.Equal(PeerState.Up, monitor.State);
+            }
+        }
     }
 
     [Fact]
     public void Who_never_answered_and_hears_nothing_is_down_though_it_sends()
     {
-        (_answers, _lastArrivedThere) = (false, -255_000);
+        _answers = false;
         PeerMonitor monitor = Monitor(Keepalive.Auto);
-
-        Run(monitor, 10_000, each: () => _lastHeard = _now);
+        Run(monitor, 400_000, each: () => Say(null, 5_000, 0));
         Assert.Equal(PeerState.Down, monitor.State);
+    }
+
+    [Theory]
+    [InlineData(true)]
+    [InlineData(false)]
+    public void Who_starts_late_or_anew_has_heard_nothing_and_is_up_with_its_first_answer(bool wasThere)
+    {
+        PeerMonitor monitor = Monitor(Keepalive.Auto);
+        _answers = wasThere;
+        Run(monitor, 20_000);
+        _answers = false;
+        Run(monitor, 40_000);
+
+        var seen = new List<PeerState>();
+        PeerState before = monitor.State;
+        _answers = true;
+        Run(monitor, 500, each: () =>
+        {
+            _lastHeard = _now;
+            _account ??= (_now, long.MinValue);
+            seen.Add(monitor.State);
+        });
+        Assert.Equal(wasThere ? PeerState.Down : PeerState.Unknown, before);
+        Assert.Contains(monitor.State, new[] { PeerState.Up, PeerState.Degraded });
+        Assert.DoesNotContain(PeerState.Down, seen.Skip(2));
+    }
+
+    // The peer's daemon says now and then when it has heard this host last; null: never.
+    private void Say(long? heardAt, int interval, int phase)
+    {
+        if ((_now + phase) % interval >= Step)
+        {
+            return;
+        }
+
+        _lastHeard = _now;
+        long seconds = Math.Min((_now - heardAt) / 1000 ?? 255, 255);
+        _account = (_now, seconds == 255 ? long.MinValue : _now - (seconds * 1000));
     }
 
     [Fact]
@@ -356,7 +416,7 @@ public sealed class PeerMonitorTests
         for (long end = _now + milliseconds; _now < end; _now += Step)
         {
             int before = _asked.Count;
-            monitor.Advance(_now, _lastHeard, isUsed, _lastArrivedThere is long there ? (_now, there) : null);
+            monitor.Advance(_now, _lastHeard, isUsed, _account);
             if (_answers)
             {
                 foreach ((_, ulong token, _) in _asked.Skip(before).Where(question => answers?.Invoke(question.Kind) ?? true).ToArray())
