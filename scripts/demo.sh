@@ -107,6 +107,10 @@ listening() { [[ $(netlab_in "$1" ss -Hltn "sport = :$2") ]]; }
 # shellcheck disable=SC2317
 answering() { netlab_in "$1" tunnelctl --socket "$netlab_dir/$1/run/tun0.sock" show; }
 
+# knows HOST PEER: the peer's daemon answers.
+# shellcheck disable=SC2317
+knows() { [[ $(netlab_in "$1" tunnelctl --socket "$netlab_dir/$1/run/tun0.sock" --json show "$2") =~ \"state\":\ *\"up\" ]]; }
+
 start_daemon() {
   local host=$1
   title "$host: start tunneld (systemd would: systemctl start tunneld@tun0)"
@@ -285,6 +289,9 @@ step "vm1: vm2 is a peer, and these subnets are behind it" "" \
   vm1 tunnelctl --socket "$netlab_dir/vm1/run/tun0.sock" add-peer vm2 --endpoint 192.168.40.12 --subnet 172.17.52.0/24 --subnet 10.0.201.2/32
 step "vm2: the other way round" "" \
   vm2 tunnelctl --socket "$netlab_dir/vm2/run/tun0.sock" add-peer vm1 --endpoint 192.168.40.11 --subnet 172.17.51.0/24 --subnet 10.0.201.1/32
+# While packet sockets take over from the raw ones that a daemon begins with, a packet may be lost.
+netlab_await 10 knows vm1 vm2 || true
+netlab_await 10 knows vm2 vm1 || true
 if [[ $docker ]]; then docker_demo; else namespace_demo; fi
 
 step "vm1's view: the network, its peer, the traffic" "vm2" vm1 tunnelctl --socket "$netlab_dir/vm1/run/tun0.sock" show
