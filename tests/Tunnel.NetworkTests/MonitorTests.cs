@@ -216,7 +216,7 @@ public sealed class MonitorTests(ITestOutputHelper output)
     {
         await using Lab lab = await Lab.CreateAsync(output);
         (Vm vm1, Vm vm2) = (lab.Hosts[0], lab.Hosts[1]);
-        Daemon[] daemons = await lab.StartMeshAsync(options: (self, _) => ["key: {in: " + (self == vm1 ? "1, out: 2}" : "2, out: 1}"), self == vm1 ? "keepalive: gre:200ms" : "keepalive: off"]);
+        Daemon[] daemons = await lab.StartMeshAsync(options: (self, _) => ["checksum: true", "strict: true", "key: {in: " + (self == vm1 ? "1, out: 2}" : "2, out: 1}"), self == vm1 ? "keepalive: gre:200ms" : "keepalive: off"]);
 
         await StateAsync(daemons[0], vm2, "up");
         Assert.InRange((await PeerAsync(daemons[0], vm2))["rtt-ms"]!.GetValue<double>(), 0, 1000);

@@ -434,7 +434,10 @@ public sealed class Inbound
     private bool Passes(in GreView gre, Peer peer, CoalescingVerdict verdict)
     {
         PeerSettings settings = peer.Settings;
-        if (settings.IsStrict && gre.HasChecksum != settings.UsesChecksum)
+
+        // What has come back is as this host has made it, whatever the peer's own packets are like.
+        bool isStrict = settings.IsStrict && gre.ProtocolType != EtherType.Keepalive;
+        if (isStrict && gre.HasChecksum != settings.UsesChecksum)
         {
             return Refuse(peer, gre.HasChecksum ? DropReason.ChecksumUnexpected : DropReason.ChecksumAbsent);
         }
@@ -444,7 +447,7 @@ public sealed class Inbound
             return Refuse(peer, DropReason.ChecksumMismatch);
         }
 
-        if (settings.IsStrict && gre.HasSequence != settings.UsesSequence)
+        if (isStrict && gre.HasSequence != settings.UsesSequence)
         {
             return Refuse(peer, gre.HasSequence ? DropReason.SequenceUnexpected : DropReason.SequenceAbsent);
         }

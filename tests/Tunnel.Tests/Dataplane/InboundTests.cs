@@ -471,6 +471,17 @@ public sealed class InboundTests
     }
 
     [Fact]
+    public void H1_what_comes_back_from_a_strict_peer_is_as_this_host_has_made_it()
+    {
+        Peer strict = Overlay.Peer(checksum: true, sequence: true, strict: true);
+        _host.With([(strict, ["172.17.52.0/24"])]);
+        byte[] echo = new byte[EchoMessage.Length];
+        new EchoMessage(IsReply: false, 0, Token: 7, Time: 1).Write(echo);
+        _host.Receive(Packets.Outer(Vm2, Vm1, Packets.GrePacket(echo, protocolType: EtherType.Keepalive)));
+        Assert.Equal((1, 0), (strict.Counters[0].ReceivedMessages, strict.Counters[0].TotalDrops));
+    }
+
+    [Fact]
     public void H1_a_strict_peers_wrong_checksum_is_what_it_is()
     {
         Peer strict = Overlay.Peer(checksum: true, strict: true);
