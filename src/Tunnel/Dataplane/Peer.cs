@@ -63,6 +63,21 @@ public sealed class Peer
     /// <summary>Counters, one for each worker.</summary>
     public PeerCounters[] Counters { get; }
 
+    /// <summary>When the last packet or message of its was taken, by <see cref="Environment.TickCount64"/>; 0 for never. Allocates nothing.</summary>
+    public long LastHeard
+    {
+        get
+        {
+            long last = 0;
+            foreach (PeerCounters counters in Counters)
+            {
+                last = Math.Max(last, Math.Max(counters.LastReceived, counters.LastMessage));
+            }
+
+            return last;
+        }
+    }
+
     /// <summary>Sequence numbers sent and received.</summary>
     public SequenceState Sequences { get; }
 

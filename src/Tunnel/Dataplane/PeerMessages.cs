@@ -118,12 +118,7 @@ internal sealed class PeerMessages
     private static Hearing HearingOf(Peer peer)
     {
         long now = Environment.TickCount64;
-        long last = 0;
-        foreach (PeerCounters counters in peer.Counters)
-        {
-            last = Math.Max(last, Math.Max(counters.LastReceived, counters.LastMessage));
-        }
-
+        long last = peer.LastHeard;
         long seconds = last == 0 ? Hearing.Never : (now - last) / 1000;
         return new Hearing((byte)Math.Min(seconds, Hearing.Never), peer.Target.HasWrongKey(now));
     }

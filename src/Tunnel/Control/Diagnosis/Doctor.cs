@@ -111,7 +111,7 @@ internal sealed class Doctor(NetworkState state, NetworkParts parts, NetworkMoni
         answers |= entry.Config.Keepalive.Kind == ProbeKind.ReturnPacket && health is { State: PeerState.Up };
         long now = Environment.TickCount64;
         UnderlayTarget target = entry.Peer.Target;
-        long heard = entry.Peer.Counters.Max(counters => Math.Max(counters.LastReceived, counters.LastMessage));
+        long heard = entry.Peer.LastHeard;
         return facts with
         {
             Health = monitor.HealthOf(entry.Peer),

@@ -18,14 +18,9 @@ internal sealed class ForwardRulesCheck : ICheck
             foreach ((OuterPacket packet, string direction) in new[] { (sent, $"into {device.Name}"), (received, $"from {device.Name}") })
             {
                 NetfilterVerdict? verdict = facts.Rules!.FindDrop(packet with { ForwardedTo = "" }, "prerouting") ?? facts.Rules.FindDrop(packet, "forward", "postrouting");
-                if (verdict is null)
+                if (verdict is not null && told.Add($"{direction} {device.Only} {verdict.By}"))
                 {
-                    continue;
-                }
-
-                (string nft, string iptables) = packet != sent ? device.Inbound : verdict.Chain.Hook == "prerouting" ? device.Destination : device.Outbound;
-                if (told.Add($"{direction} {device.Only} {verdict.By}"))
-                {
+                    (string nft, string iptables) = packet != sent ? device.Inbound : verdict.Chain.Hook == "prerouting" ? device.Destination : device.Outbound;
                     yield return new Finding(
                         "forward-rules", Severity.Error, null,
                         $"{verdict.By} drops what is forwarded {direction}, as from {packet.Source} to {packet.Destination}",

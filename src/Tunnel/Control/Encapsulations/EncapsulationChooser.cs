@@ -73,8 +73,7 @@ internal sealed partial class EncapsulationChooser(ChooserParts parts, EventStre
         // What was found out of a peer that can't be reached for a moment still holds.
         Way[] ways = [.. entries.Where(entry => entry.Peer.IsReady).Select(WayOf)];
         bool isStrict = ways.Length > 0 && IsReversePathStrict(state.Config.Name);
-        HashSet<IpPrefix> taken = [.. state.Prefixes];
-        await Task.WhenAll(ways.Select(way => LookAsync(way, state.Config, taken, isStrict)));
+        await Task.WhenAll(ways.Select(way => LookAsync(way, state, isStrict)));
         bool changed = false;
         foreach (Way way in ways)
         {
@@ -134,10 +133,10 @@ internal sealed partial class EncapsulationChooser(ChooserParts parts, EventStre
         return way;
     }
 
-    private async Task LookAsync(Way way, NetworkConfig config, HashSet<IpPrefix> taken, bool isStrict)
+    private async Task LookAsync(Way way, NetworkState state, bool isStrict)
     {
         PeerEntry entry = way.Entry;
-        way.Hindrance = FindHindrance(entry, config, isStrict);
+        way.Hindrance = FindHindrance(entry, state.Config, isStrict);
         FollowDestinations(way);
         foreach (DirectTrial trial in way.Trials)
         {
@@ -152,9 +151,10 @@ internal sealed partial class EncapsulationChooser(ChooserParts parts, EventStre
         }
 
         // A peer whose subnets another one has taken over is not tried anew: they would come back to it.
-        bool isHeard = (entry.IsWithdrawn && entry.Config.Subnets.All(taken.Contains)) || entry.Config.Keepalive == Keepalive.Off || parts.Monitor.HealthOf(entry.Peer) is not PeerHealth health ||
+        bool isReplaced = entry.IsWithdrawn && !entry.Config.Subnets.Except(state.Prefixes).Any();
+        bool isHeard = isReplaced || entry.Config.Keepalive.IsOff || parts.Monitor.HealthOf(entry.Peer) is not PeerHealth health ||
             health.State == PeerState.Up || (health.State == PeerState.Degraded && health.RoundTrip is not null);
-        way.Tunnel.Look(isHeard, config.Underlay.AllowUdp, Now);
+        way.Tunnel.Look(isHeard, state.Config.Underlay.AllowUdp, Now);
         if (isHeard && way.Tunnel.IsPlainDue(Now))
         {
             var plain = new Peer(entry.Peer.Settings with { UdpPort = 0 }, entry.Peer.Counters, entry.Peer.Sequences);

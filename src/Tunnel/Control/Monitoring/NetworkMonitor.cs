@@ -386,7 +386,7 @@ internal sealed partial class NetworkMonitor : IAsyncDisposable
 
         long now = Now;
         PeerState before = monitor.State;
-        long lastHeard = LastHeard(peer, now);
+        long lastHeard = peer.LastHeard is long last and not 0 ? OnThisClock(last, now) : -1;
         peer.Target.Refuses &= lastHeard <= watched.RefusedAt;
         monitor.Advance(now, lastHeard, peer.Target.TakeLarge(), AccountOf(peer.Target, now));
         if (monitor.State != before)
@@ -437,17 +437,8 @@ internal sealed partial class NetworkMonitor : IAsyncDisposable
         }
     }
 
-    // The counters' clock is the system's, whatever the clock here is.
-    private static long LastHeard(Peer peer, long now)
-    {
-        long last = 0;
-        foreach (PeerCounters counters in peer.Counters)
-        {
-            last = Math.Max(last, Math.Max(counters.LastReceived, counters.LastMessage));
-        }
-
-        return last == 0 ? -1 : now - (Environment.TickCount64 - last);
-    }
+    // The packet threads' clock is the system's, whatever the clock here is.
+    private static long OnThisClock(long time, long now) => now - (Environment.TickCount64 - time);
 
     private static (long SaidAt, long HeardAt)? AccountOf(UnderlayTarget target, long now)
     {
@@ -457,7 +448,7 @@ internal sealed partial class NetworkMonitor : IAsyncDisposable
         }
 
         // It says whole seconds, rounded down.
-        long saidAt = now - (Environment.TickCount64 - at);
+        long saidAt = OnThisClock(at, now);
         return (saidAt, hearing.Seconds == Hearing.Never ? long.MinValue : saidAt - (hearing.Seconds * 1000L));
     }
 

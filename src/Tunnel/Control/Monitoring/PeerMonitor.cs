@@ -44,7 +44,6 @@ internal sealed class PeerMonitor
     private ulong _nextToken;
 
     private ulong _echo;
-    private long _echoSentAt;
     private long _echoAt;
     private long _echoDeadline;
     private long _pause;
@@ -241,13 +240,13 @@ internal sealed class PeerMonitor
 
         if (_echo != 0 && now >= _echoDeadline)
         {
-            _asked.Remove(_echo);
+            _asked.Remove(_echo, out (long SentAt, int Length, ProbeKind Kind) lost);
             _echo = 0;
             Record(isLost: true);
-            (_lastLostAt, _lossKnownAt) = (_echoSentAt, now);
+            (_lastLostAt, _lossKnownAt) = (lost.SentAt, now);
             if (_lostInARow++ == 0)
             {
-                _firstLostAt = _echoSentAt;
+                _firstLostAt = lost.SentAt;
             }
 
             // Asked again at once until it is clear; then as usual, and whoever never answered less and less.
@@ -263,7 +262,6 @@ internal sealed class PeerMonitor
         if (_echo == 0 && now >= _echoAt)
         {
             _echo = Ask(_keepalive.Kind, 0, now);
-            _echoSentAt = now;
             _echoDeadline = now + Math.Min(LongestPatience, Math.Max(Patience, _keepalive.Milliseconds));
         }
     }
