@@ -8,7 +8,7 @@ namespace Tunnel.Linux;
 
 /// <summary>
 /// Receives GRE-in-UDP (RFC 8086) at one port of one address family. The kernel verifies checksums (and takes a zero one over IPv4 only)
-/// and, with UDP_GRO, hands over many datagrams of a flow at a time. Several workers share the port by outer flow (SO_REUSEPORT), and
+/// and, with UDP_GRO, hands over many datagrams of a flow at a time: while they come in bursts, docs/decisions/0028. Several workers share the port by outer flow (SO_REUSEPORT), and
 /// the outer source port follows the inner flow, so that a flow stays with its worker.
 /// Thread rule: as <see cref="IUnderlay"/>'s; <see cref="Take"/> and the counter from any thread.
 /// </summary>
@@ -16,6 +16,10 @@ internal sealed unsafe class UdpReceiver : IDisposable
 {
     private const int BufferSize = 32 << 20;
     private const int MessageCount = 64;
+
+    // So many datagrams at a time are a burst, and after so many calls with a single one each it is over.
+    private const int Burst = 4;
+    private const int QuietCalls = 64;
 
     // The traffic class, and the size of a datagram where there are several.
     private static readonly int ControlSize = CMSG_SPACE(sizeof(int)) + CMSG_SPACE(sizeof(int));
@@ -27,6 +31,8 @@ internal sealed unsafe class UdpReceiver : IDisposable
     private readonly PinnedArray<iovec> _pieces = new(MessageCount);
     private readonly PinnedArray<sockaddr_in6> _sources = new(MessageCount);
     private readonly PinnedArray<byte> _controls = new(MessageCount * ControlSize);
+
+    private int _singles;
 
     /// <summary>Opens and binds the socket. It receives nothing before <see cref="Take"/>.</summary>
     /// <param name="isIpv6">The address family.</param>
@@ -42,7 +48,8 @@ internal sealed unsafe class UdpReceiver : IDisposable
         _fd = _descriptor.Number;
         try
         {
-            CoalescesOnReceive = !Sys.SetOption(_fd, Uapi.SOL_UDP, Uapi.UDP_GRO, 1).IsError;
+            CoalescesOnReceive = TryCoalesce(true);
+            IsCoalescing = CoalescesOnReceive;
             if (inherited is null)
             {
                 SetUp(_fd, isIpv6, local, port, isShared);
@@ -70,6 +77,9 @@ internal sealed unsafe class UdpReceiver : IDisposable
 
     /// <summary>Whether this kernel has UDP_GRO (Linux 5.0).</summary>
     public bool CoalescesOnReceive { get; }
+
+    /// <summary>Whether the kernel coalesces now: while datagrams come in bursts.</summary>
+    public bool IsCoalescing { get; private set; }
 
     /// <summary>Packets that the kernel dropped at the full receive queue, modulo 2^32. Any thread.</summary>
     public uint ReceiveQueueDrops => InetSocket.ReceiveQueueDrops(_descriptor);
@@ -100,6 +110,11 @@ internal sealed unsafe class UdpReceiver : IDisposable
             Add(batch, _messages.Address + i);
         }
 
+        if (count > 0)
+        {
+            Adapt(count, isCoalesced: batch[batch.Count - 1].SegmentSize != 0);
+        }
+
         return count == wanted;
     }
 
@@ -117,6 +132,44 @@ internal sealed unsafe class UdpReceiver : IDisposable
         UdpSocket.Set(fd, isIpv6 ? SOL_IPV6 : SOL_IP, isIpv6 ? IPV6_RECVTCLASS : Uapi.IP_RECVTOS, 1);
         UdpSocket.Bind(fd, isIpv6, local, port);
     }
+
+    // A device that coalesces holds a datagram back for others of its flow (gro_flush_timeout, several times with napi_defer_hard_irqs): where
+    // each comes alone, that is delay for nothing.
+    private void Adapt(int count, bool isCoalesced)
+    {
+        if (!IsCoalescing)
+        {
+            IsCoalescing = CoalescesOnReceive && count >= Burst && TryCoalesce(true);
+        }
+        else if (count > 1 || isCoalesced)
+        {
+            _singles = 0;
+        }
+        else if (++_singles == QuietCalls)
+        {
+            _singles = 0;
+            IsCoalescing = !TryCoalesce(false);
+        }
+    }
+
+    // What was coalesced before the kernel was told to end that comes without its datagrams' size. They are equally long but for the last, so
+    // the packet inside the first one tells.
+    private static int LengthOfFirst(ReadOnlySpan<byte> datagrams)
+    {
+        if (GreView.TryParse(datagrams, out GreView gre) != GreParseResult.Ok)
+        {
+            return datagrams.Length;
+        }
+
+        return gre.HeaderLength + gre.ProtocolType switch
+        {
+            EtherType.Ipv4 when Ipv4View.TryParse(gre.Payload, out Ipv4View inner) => inner.TotalLength,
+            EtherType.Ipv6 when Ipv6View.TryParse(gre.Payload, out Ipv6View inner) => inner.TotalLength,
+            _ => gre.Payload.Length,
+        };
+    }
+
+    private bool TryCoalesce(bool wanted) => !Sys.SetOption(_fd, Uapi.SOL_UDP, Uapi.UDP_GRO, wanted ? 1 : 0).IsError;
 
     private msghdr* Message(int index) => (msghdr*)(_messages.Address + index);
 
@@ -144,6 +197,11 @@ internal sealed unsafe class UdpReceiver : IDisposable
                 // A byte over IPv4, an int over IPv6; either way the first byte has it.
                 packet.OuterEcn = (byte)(*data & Ecn.Mask);
             }
+        }
+
+        if (!IsCoalescing && packet.SegmentSize == 0)
+        {
+            packet.SegmentSize = (ushort)LengthOfFirst(packet.Bytes);
         }
 
         // A single datagram needs no cutting, but it may be what another kernel has coalesced inside.

@@ -59,6 +59,100 @@ public sealed class UdpUnderlayTests
         Assert.Contains(received, packet => packet.Bytes.Length > 5000 && packet.Packet.Source == Address(source));
     }
 
+    // The device would hold each back for an hour here, in case that more of its flow come.
+    [SkippableTheory]
+    [InlineData(B4)]
+    [InlineData(B6)]
+    public void DatagramsThatComeSinglyAreNotHeldBackForMore(string destination)
+    {
+        using RawGreLab lab = Direct();
+        lab.MakeWireLike();
+        (HostUnderlay a, HostUnderlay b) = OpenBoth(lab);
+        UdpReceiver receiver = (destination == B4 ? b.Workers[0].Udp4 : b.Workers[0].Udp6)!;
+        Assert.True(receiver.IsCoalescing);
+        for (int i = 0; i < 64; i++)
+        {
+            Send(lab, a, destination, [[1, 2, 3]]);
+            Receive(b.Workers[0], 1);
+        }
+
+        Assert.False(receiver.IsCoalescing);
+        lab.B.Shell("mount -t sysfs none /sys && echo 3600000000000 >/sys/class/net/eth0/gro_flush_timeout");
+        Send(lab, a, destination, [[1, 2, 3]]);
+        Receive(b.Workers[0], 1);
+    }
+
+    // Bursts come at any time: also while the kernel is told to end coalescing, when their size no longer comes beside them.
+    [SkippableTheory]
+    [InlineData(A4, B4)]
+    [InlineData(A6, B6)]
+    public void DatagramsKeepTheirSizesWhileTheyComeSinglyAndInBurstsInTurn(string source, string destination)
+    {
+        using RawGreLab lab = Direct();
+        (HostUnderlay a, HostUnderlay b) = OpenBoth(lab);
+        WorkerUnderlay receiver = b.Workers[0];
+        UdpReceiver socket = (destination == B4 ? receiver.Udp4 : receiver.Udp6)!;
+        var random = new Random(20261122);
+        var sent = new List<byte[]>();
+        var received = new List<byte[]>();
+        var batch = new PacketBatch(64);
+        var states = new HashSet<bool>();
+        for (int round = 0; round < 50; round++)
+        {
+            byte[][] singles = [.. Enumerable.Range(0, 70).Select(_ => GreOf(source, destination, random.Next(1, 1000)))];
+            byte[][] burst = [.. Enumerable.Repeat(GreOf(source, destination, random.Next(400, 1000)), 20)];
+            Task sender = Task.Run(() =>
+            {
+                foreach (byte[] single in singles)
+                {
+                    Send(lab, a, destination, [single]);
+                }
+
+                Send(lab, a, destination, [[.. burst.SelectMany(one => one)]], segmentSize: burst[0].Length);
+                Send(lab, a, destination, burst);
+            });
+            sent.AddRange([.. singles, .. burst, .. burst]);
+            NetnsThread.Eventually(() =>
+            {
+                receiver.ReceiveNow(batch);
+                received.AddRange(Enumerable.Range(0, batch.Count).SelectMany(i => DatagramsOf(batch, i)));
+                states.Add(socket.IsCoalescing);
+                return received.Count >= sent.Count;
+            });
+            sender.GetAwaiter().GetResult();
+        }
+
+        Assert.Equal(sent, received);
+        Assert.Equal(2, states.Count);
+    }
+
+    [SkippableTheory]
+    [InlineData(A4, B4)]
+    [InlineData(A6, B6)]
+    public void WhatWasCoalescedBeforeTheLastSingleDatagramWasReadIsCutAllTheSame(string source, string destination)
+    {
+        using RawGreLab lab = Direct();
+        (HostUnderlay a, HostUnderlay b) = OpenBoth(lab);
+        byte[] one = GreOf(source, destination, 700);
+        byte[][] burst = [.. Enumerable.Repeat(one, 19), GreOf(source, destination, 300)];
+        var batch = new PacketBatch(1);
+        for (int i = 0; i < 64; i++)
+        {
+            Send(lab, a, destination, [one]);
+            if (i == 63)
+            {
+                Send(lab, a, destination, [[.. burst.SelectMany(datagram => datagram)]], segmentSize: one.Length);
+            }
+
+            Assert.True(NetnsThread.Eventually(() => b.Workers[0].ReceiveNow(batch) == 1));
+            Assert.Equal([one], DatagramsOf(batch, 0));
+        }
+
+        Assert.False((destination == B4 ? b.Workers[0].Udp4 : b.Workers[0].Udp6)!.IsCoalescing);
+        Assert.True(NetnsThread.Eventually(() => b.Workers[0].ReceiveNow(batch) == 1));
+        Assert.Equal(burst, DatagramsOf(batch, 0));
+    }
+
     [SkippableTheory]
     [InlineData(A4, B4)]
     [InlineData(A6, B6)]
@@ -313,6 +407,14 @@ public sealed class UdpUnderlayTests
         Assert.Equal(4 * 48, flows.Count);
         Assert.Equal(48, flows.Distinct().Count());
         Assert.True(flows.Select(flow => flow.Worker).Distinct().Count() > 1);
+    }
+
+    private static byte[] GreOf(string source, string destination, int payload) => Packets.GrePacket(Packets.UdpPacket(source, destination, Packets.Payload(payload)));
+
+    private static IEnumerable<byte[]> DatagramsOf(PacketBatch batch, int index)
+    {
+        byte[] bytes = batch.Bytes(index).ToArray();
+        return batch[index].SegmentSize == 0 ? [bytes] : bytes.Chunk(batch[index].SegmentSize);
     }
 
     private static (HostUnderlay A, HostUnderlay B) OpenBoth(RawGreLab lab, bool receiver = true)
