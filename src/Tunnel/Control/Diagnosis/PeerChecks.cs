@@ -231,11 +231,11 @@ internal sealed class BlockedCheck : ICheck
                 : null;
         }
 
-        string far = $"whether also the other way, tunnelctl doctor on {peer.Name} tells";
+        string far = $"tunnelctl doctor on {peer.Name} tells: it says outbound if it is this way only, and what this says if both";
         return peer.HostAnswers == true
             ? new Finding(
                 Name, Severity.Error, peer.Name,
-                $"inbound: nothing of {peer.Name} arrives, though its host answers ping: {what} is blocked from {peer.Entry.Address} to here, or tunneld does not run there; {far}{suggestion}", cure)
+                $"inbound, perhaps both ways: nothing of {peer.Name} arrives, though its host answers ping: {what} is blocked from {peer.Entry.Address} to here, or tunneld does not run there; {far}{suggestion}", cure)
             : new Finding(
                 Name, Severity.Error, peer.Name,
                 $"nothing of {peer.Name} arrives, and it answers neither tunneld's questions nor ping: it is down, or {what} is blocked; {far}{suggestion}", cure);

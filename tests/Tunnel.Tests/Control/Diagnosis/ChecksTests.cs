@@ -49,9 +49,9 @@ public sealed class ChecksTests
     [InlineData(nameof(PeerState.Unknown), false, 3.0, 40, true, "outbound: vm2's packets arrive, and it says that it hears nothing for 40 s of this host")]
     [InlineData(nameof(PeerState.Unknown), false, 3.0, null, true, "outbound: vm2's packets arrive, but it does not answer: probably")]
     [InlineData(nameof(PeerState.Degraded), true, 3.0, 255, true, "outbound: vm2's packets arrive, and")]
-    [InlineData(nameof(PeerState.Down), true, 3.0, 2, true, "inbound: nothing of vm2 arrives, though its host answers ping")]
+    [InlineData(nameof(PeerState.Down), true, 3.0, 2, true, "inbound, perhaps both ways: nothing of vm2 arrives, though its host answers ping")]
     [InlineData(nameof(PeerState.Down), true, 30.0, null, false, "nothing of vm2 arrives, and it answers neither")]
-    [InlineData(nameof(PeerState.Unknown), false, 600.0, null, true, "inbound: nothing of vm2 arrives")]
+    [InlineData(nameof(PeerState.Unknown), false, 600.0, null, true, "inbound, perhaps both ways: nothing of vm2 arrives")]
     [InlineData(nameof(PeerState.Up), true, 1.0, null, true, "does not answer at this moment")]
     public void WhatIsBlockedIsToldByWhatArrives(string word, bool hasAnswered, double heard, int? hearing, bool pings, string text)
     {
