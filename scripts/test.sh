@@ -47,6 +47,7 @@ if is_root; then
   [[ $(uname -m) != x86_64 ]] || install_missing qemu-system-x86_64:qemu-system-x86 busybox:busybox-static
   # A subshell: where it can't be had those tests are skipped, too.
   (install_missing dockerd:docker.io docker:docker.io busybox:busybox-static) || say "Docker can't be installed; its tests are skipped"
+  (install_missing firewalld:firewalld) || say "firewalld can't be installed; its test is skipped"
   (install_missing ovs-vswitchd:openvswitch-switch) || say "Open vSwitch can't be installed; its tests are skipped"
 else
   say "not root: tests that need network namespaces are skipped (sudo $0 runs them)"

@@ -287,6 +287,21 @@ public sealed class DoctorTests(ITestOutputHelper output)
         }
     }
 
+    // What a host's firewall mostly looks like. GRE passes it as an answer to this host's own; GRE-in-UDP comes to another port than it leaves from.
+    [SkippableTheory]
+    [InlineData("nft", "nft insert rule inet fw input ip saddr 192.168.40.12 udp dport 4754 accept")]
+    [InlineData("iptables", "iptables-nft -I INPUT -s 192.168.40.12 -p udp --dport 4754 -j ACCEPT")]
+    public async Task AFirewallThatTakesAnswersOnlyIsFoundWithGreInUdp(string tool, string cure)
+    {
+        await using Lab lab = await Lab.CreateAsync(output);
+        Vm vm1 = lab.Hosts[0];
+        Daemon one = (await lab.StartMeshAsync(options: (_, _) => ["encapsulation: gre-udp"]))[0];
+        (await vm1.ShellAsync(tool == "nft"
+            ? "nft -f - <<END\ntable inet fw { chain input { type filter hook input priority 0; policy drop; ct state { established, related } accept\n ct state vmap { new : continue, invalid : drop }\n ct status dnat accept\n meta l4proto { icmp, ipv6-icmp } accept; }; }\nEND"
+            : "iptables-nft -A INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT; iptables-nft -A INPUT -p icmp -j ACCEPT; iptables-nft -P INPUT DROP")).Succeeded();
+        await FindAndCureAsync(one, "firewall", "vm2", "inbound is blocked here", cure);
+    }
+
     [SkippableFact]
     public async Task APathThatTakesLessThanTheDeviceSaysIsFound()
     {

@@ -25,11 +25,17 @@ internal static class Cures
     /// <param name="chain">The chain.</param>
     /// <param name="nft">The packets in nft's words.</param>
     /// <param name="iptables">The packets in the words of iptables.</param>
-    public static string Accept(NetfilterChain chain, string nft, string iptables)
+    /// <param name="firewalld">The packets in those of firewall-cmd(1), since firewalld writes its tables anew; null where it has none.</param>
+    public static string Accept(NetfilterChain chain, string nft, string iptables, string? firewalld = null)
     {
         ChainPlace place = chain.Place;
         if (place.Tool == "nft")
         {
+            if (firewalld is not null && place.Table.EndsWith(" firewalld", StringComparison.Ordinal))
+            {
+                return $"firewall-cmd --permanent {firewalld} && firewall-cmd --reload";
+            }
+
             return $"nft insert rule {place.Table} {place.Chain} {nft} accept";
         }
 

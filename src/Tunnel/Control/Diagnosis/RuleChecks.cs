@@ -21,10 +21,11 @@ internal sealed class ForwardRulesCheck : ICheck
                 if (verdict is not null && told.Add($"{direction} {device.Only} {verdict.By}"))
                 {
                     (string nft, string iptables) = packet != sent ? device.Inbound : verdict.Chain.Hook == "prerouting" ? device.Destination : device.Outbound;
+                    string origin = packet == sent ? $"--change-interface={link.Link.Name}" : device.Origin;
                     yield return new Finding(
                         "forward-rules", Severity.Error, null,
                         $"{verdict.By} drops what is forwarded {direction}, as from {packet.Source} to {packet.Destination}",
-                        Cures.Accept(verdict.Chain, nft, iptables));
+                        Cures.Accept(verdict.Chain, nft, iptables, $"--zone=trusted {origin}"));
                 }
             }
         }
@@ -84,15 +85,21 @@ internal sealed class OuterRulesCheck : ICheck
             bool isUdp = settings.UdpPort != 0;
             byte protocol = isUdp ? IpProtocol.Udp : IpProtocol.Gre;
             ushort port = isUdp ? (ushort)facts.Config.Underlay.UdpPort : (ushort)0;
-            var received = new OuterPacket(IsReceived: true, settings.Endpoint, settings.Local, link.Link.Name, protocol, PortRange.Any, port);
-            var sent = new OuterPacket(IsReceived: false, settings.Local, settings.Endpoint, link.Link.Name, protocol, PortRange.Any, settings.UdpPort);
+
+            // GRE-in-UDP goes from other ports than it comes to, unless it is told to.
+            bool isUnanswered = isUdp && facts.Config.Underlay.SourcePort is null;
+            var received = new OuterPacket(IsReceived: true, settings.Endpoint, settings.Local, link.Link.Name, protocol, PortRange.Any, port, IsUnanswered: isUnanswered);
+            var sent = new OuterPacket(IsReceived: false, settings.Local, settings.Endpoint, link.Link.Name, protocol, PortRange.Any, settings.UdpPort, IsUnanswered: isUnanswered);
             string what = isUdp ? "GRE-in-UDP" : "protocol 47 (GRE)";
             if (facts.Rules.FindDrop(received, "prerouting", "input") is NetfilterVerdict input)
             {
                 (string nft, string iptables) = isUdp ? ($"udp dport {port}", $"-p udp --dport {port}") : ("ip protocol gre", "-p gre");
+                string rule = isUdp ? $"port port=\"{port}\" protocol=\"udp\"" : "protocol value=\"gre\"";
                 yield return new Finding(
                     "firewall", Severity.Error, peer.Name, $"{input.By} drops {what} from {settings.Endpoint}: inbound is blocked here",
-                    Cures.Accept(input.Chain, $"ip saddr {settings.Endpoint} {nft}", $"-s {settings.Endpoint} {iptables}"));
+                    Cures.Accept(
+                        input.Chain, $"ip saddr {settings.Endpoint} {nft}", $"-s {settings.Endpoint} {iptables}",
+                        $"--add-rich-rule='rule family=\"ipv4\" source address=\"{settings.Endpoint}\" {rule} accept'"));
             }
 
             if (facts.Rules.FindDrop(sent, "output", "postrouting") is NetfilterVerdict output)
@@ -159,4 +166,7 @@ internal readonly record struct InnerDevice(string Name, IpPrefix Subnet, bool I
     /// <summary>What enters by it from the subnet.</summary>
     public (string Nft, string Iptables) Inbound =>
         ($"iifname \"{Name}\"{(IsDirect ? $" ip saddr {Subnet}" : "")}", $"-i {Name}{(IsDirect ? $" -s {Subnet}" : "")}");
+
+    /// <summary>Where that comes from, as what is to be in a zone of firewalld's.</summary>
+    public string Origin => IsDirect ? $"--add-source={Subnet}" : $"--change-interface={Name}";
 }

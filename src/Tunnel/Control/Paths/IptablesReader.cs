@@ -121,9 +121,11 @@ internal static class IptablesReader
                     break;
                 case "--ctstate" or "--state" when module is "conntrack" or "state":
                     // What connection tracking calls invalid is damaged: it is no GRE that either kind of socket would yield, and none that is sent.
-                    condition = Always(
-                        protocol == IpProtocol.Tcp ? argument.Split(',').Contains("NEW") ? Truth.Yes : Truth.No
-                        : argument == "INVALID" ? Truth.No : Truth.Maybe);
+                    Truth whereNew = argument.Split(',').Contains("NEW") ? Truth.Yes : Truth.No;
+                    condition = protocol == IpProtocol.Tcp ? Always(whereNew)
+                        : argument == "INVALID" ? Always(Truth.No)
+                        : protocol != IpProtocol.Udp ? Always(Truth.Maybe)
+                        : (in OuterPacket packet) => packet.IsUnanswered ? whereNew : Truth.Maybe;
                     i++;
                     break;
                 default:

@@ -27,6 +27,7 @@ internal enum Truth
 /// <param name="SourcePorts">The ports of which it has one as source; meaningless for GRE.</param>
 /// <param name="DestinationPort">Its UDP destination port; 0 for GRE, and for TCP, where it is not known.</param>
 /// <param name="ForwardedTo">The device that it leaves by, where it comes by one and leaves by another; else empty.</param>
+/// <param name="IsUnanswered">Whether certainly nothing goes from its destination to its source by the same ports, so that connection tracking calls it new.</param>
 internal readonly record struct OuterPacket(
     bool IsReceived,
     InetAddress Source,
@@ -35,7 +36,8 @@ internal readonly record struct OuterPacket(
     byte Protocol = IpProtocol.Gre,
     PortRange SourcePorts = default,
     ushort DestinationPort = 0,
-    string ForwardedTo = "")
+    string ForwardedTo = "",
+    bool IsUnanswered = false)
 {
     /// <summary>The device that it comes by; empty where it has none.</summary>
     public string InputName => IsReceived ? LinkName : "";

@@ -423,7 +423,7 @@ internal sealed class NftablesReader
                 return Text(part.Value, "key") switch
                 {
                     "state" => new Operand(OperandKind.ConntrackState, Protocol: protocol),
-                    "status" when protocol == IpProtocol.Tcp => new Operand(OperandKind.ConntrackStatus),
+                    "status" => new Operand(OperandKind.ConntrackStatus, Protocol: protocol),
                     "protocol" => new Operand(OperandKind.Protocol, Protocol: protocol),
                     _ => default,
                 };
@@ -542,10 +542,17 @@ internal sealed class NftablesReader
                 return Always(value.ValueKind == JsonValueKind.String && value.GetString() == "new" ? Truth.Yes : Truth.No);
             case OperandKind.ConntrackStatus:
                 // Nothing has been done yet to the first packet of a connection; what publishes ports is not looked at.
-                return Always(Truth.No);
+                return operand.Protocol == IpProtocol.Tcp ? Always(Truth.No) : (in OuterPacket packet) => packet.IsUnanswered ? Truth.No : Truth.Maybe;
             case OperandKind.ConntrackState:
                 // What connection tracking calls invalid is damaged: it is no GRE that either kind of socket would yield, and none that is sent.
-                return Always(value.ValueKind == JsonValueKind.String && value.GetString() == "invalid" ? Truth.No : Truth.Maybe);
+                string state = value.ValueKind == JsonValueKind.String ? value.GetString()! : "";
+                Truth whereUnanswered = state == "new" ? Truth.Yes : Truth.No;
+                return state switch
+                {
+                    "" => Always(Truth.Maybe),
+                    "invalid" => Always(Truth.No),
+                    _ => (in OuterPacket packet) => packet.IsUnanswered ? whereUnanswered : Truth.Maybe,
+                };
             default:
                 return Always(Truth.Maybe);
         }
@@ -685,6 +692,7 @@ internal sealed class NftablesReader
 
     private readonly record struct Operand(OperandKind Kind, string Word = "", byte Protocol = 0)
     {
-        public bool IsConstant => Kind is OperandKind.Protocol or OperandKind.Number or OperandKind.Word or OperandKind.ConntrackState or OperandKind.ConntrackStatus;
+        public bool IsConstant => Kind is OperandKind.Protocol or OperandKind.Number or OperandKind.Word ||
+            (Kind is OperandKind.ConntrackState or OperandKind.ConntrackStatus && Protocol != IpProtocol.Udp);
     }
 }
