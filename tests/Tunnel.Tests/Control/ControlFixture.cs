@@ -84,8 +84,16 @@ internal sealed class ControlFixture : IAsyncDisposable
         string yaml, FakeHostNetwork? host = null, FakeClaims? claims = null, int workers = 1, Action<ControlFixture>? prepare = null)
     {
         var fixture = new ControlFixture(yaml, host, claims, workers, prepare);
-        await fixture.Network.StartAsync();
-        return fixture;
+        try
+        {
+            await fixture.Network.StartAsync();
+            return fixture;
+        }
+        catch
+        {
+            await fixture.DisposeAsync();
+            throw;
+        }
     }
 
     public static JsonElement Json(string text) => JsonDocument.Parse(text).RootElement;
