@@ -68,7 +68,7 @@ public sealed class UdpUnderlayTests
         using RawGreLab lab = Direct();
         lab.MakeWireLike();
         (HostUnderlay a, HostUnderlay b) = OpenBoth(lab);
-        UdpReceiver receiver = (destination == B4 ? b.Workers[0].Udp4 : b.Workers[0].Udp6)!;
+        UdpReceiver receiver = ReceiverOf(b, destination);
         Assert.True(receiver.IsCoalescing);
         for (int i = 0; i < 64; i++)
         {
@@ -91,21 +91,25 @@ public sealed class UdpUnderlayTests
         using RawGreLab lab = Direct();
         (HostUnderlay a, HostUnderlay b) = OpenBoth(lab);
         WorkerUnderlay receiver = b.Workers[0];
-        UdpReceiver socket = (destination == B4 ? receiver.Udp4 : receiver.Udp6)!;
+        UdpReceiver socket = ReceiverOf(b, destination);
         var random = new Random(20261122);
         var sent = new List<byte[]>();
         var received = new List<byte[]>();
         var batch = new PacketBatch(64);
         var states = new HashSet<bool>();
+        int taken = 0;
         for (int round = 0; round < 50; round++)
         {
             byte[][] singles = [.. Enumerable.Range(0, 70).Select(_ => GreOf(source, destination, random.Next(1, 1000)))];
             byte[][] burst = [.. Enumerable.Repeat(GreOf(source, destination, random.Next(400, 1000)), 20)];
             Task sender = Task.Run(() =>
             {
-                foreach (byte[] single in singles)
+                // So many one by one, however busy the machine is, end coalescing.
+                int before = Volatile.Read(ref taken);
+                for (int i = 0; i < singles.Length; i++)
                 {
-                    Send(lab, a, destination, [single]);
+                    Send(lab, a, destination, [singles[i]]);
+                    Assert.True(i >= 64 || SpinWait.SpinUntil(() => Volatile.Read(ref taken) > before + i, TimeSpan.FromSeconds(10)));
                 }
 
                 Send(lab, a, destination, [[.. burst.SelectMany(one => one)]], segmentSize: burst[0].Length);
@@ -116,6 +120,7 @@ public sealed class UdpUnderlayTests
             {
                 receiver.ReceiveNow(batch);
                 received.AddRange(Enumerable.Range(0, batch.Count).SelectMany(i => DatagramsOf(batch, i)));
+                Volatile.Write(ref taken, received.Count);
                 states.Add(socket.IsCoalescing);
                 return received.Count >= sent.Count;
             });
@@ -148,7 +153,7 @@ public sealed class UdpUnderlayTests
             Assert.Equal([one], DatagramsOf(batch, 0));
         }
 
-        Assert.False((destination == B4 ? b.Workers[0].Udp4 : b.Workers[0].Udp6)!.IsCoalescing);
+        Assert.False(ReceiverOf(b, destination).IsCoalescing);
         Assert.True(NetnsThread.Eventually(() => b.Workers[0].ReceiveNow(batch) == 1));
         Assert.Equal(burst, DatagramsOf(batch, 0));
     }
@@ -408,6 +413,9 @@ public sealed class UdpUnderlayTests
         Assert.Equal(48, flows.Distinct().Count());
         Assert.True(flows.Select(flow => flow.Worker).Distinct().Count() > 1);
     }
+
+    private static UdpReceiver ReceiverOf(HostUnderlay underlay, string destination) =>
+        (destination == B4 ? underlay.Workers[0].Udp4 : underlay.Workers[0].Udp6)!;
 
     private static byte[] GreOf(string source, string destination, int payload) => Packets.GrePacket(Packets.UdpPacket(source, destination, Packets.Payload(payload)));
 

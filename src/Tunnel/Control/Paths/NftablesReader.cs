@@ -538,20 +538,18 @@ internal sealed class NftablesReader
                 return Always(MatchZero(value));
             case OperandKind.Word:
                 return Always(value.ValueKind != JsonValueKind.String ? Truth.Maybe : value.GetString() == operand.Word ? Truth.Yes : Truth.No);
-            case OperandKind.ConntrackState when operand.Protocol == IpProtocol.Tcp:
-                return Always(value.ValueKind == JsonValueKind.String && value.GetString() == "new" ? Truth.Yes : Truth.No);
             case OperandKind.ConntrackStatus:
                 // Nothing has been done yet to the first packet of a connection; what publishes ports is not looked at.
                 return operand.Protocol == IpProtocol.Tcp ? Always(Truth.No) : (in OuterPacket packet) => packet.IsUnanswered ? Truth.No : Truth.Maybe;
             case OperandKind.ConntrackState:
                 // What connection tracking calls invalid is damaged: it is no GRE that either kind of socket would yield, and none that is sent.
                 string state = value.ValueKind == JsonValueKind.String ? value.GetString()! : "";
-                Truth whereUnanswered = state == "new" ? Truth.Yes : Truth.No;
-                return state switch
+                Truth whereNew = state == "new" ? Truth.Yes : Truth.No;
+                return operand.Protocol == IpProtocol.Tcp ? Always(whereNew) : state switch
                 {
                     "" => Always(Truth.Maybe),
                     "invalid" => Always(Truth.No),
-                    _ => (in OuterPacket packet) => packet.IsUnanswered ? whereUnanswered : Truth.Maybe,
+                    _ => (in OuterPacket packet) => packet.IsUnanswered ? whereNew : Truth.Maybe,
                 };
             default:
                 return Always(Truth.Maybe);
