@@ -70,6 +70,7 @@ public sealed class MemoryUnderlay : IUnderlay
                 Packets.Add(new SentPacket(bytes, target, segmentSize, batch[i].Segments, batch[i].FlowHash, batch[i].Offload, batch[i].Outer)
                 {
                     IsFragment = batch[i].IsFragment,
+                    FollowsUncut = batch[i].FollowsUncut,
                 });
                 FarEnd?.Enqueue(target.UdpPort == 0
                     ? new ReceivedPacket(bytes)
@@ -138,6 +139,9 @@ public sealed record SentPacket(byte[] Bytes, UnderlayTarget Target, int Segment
 {
     /// <summary>Whether it is a fragment of an outer packet.</summary>
     public bool IsFragment { get; init; }
+
+    /// <summary>Whether it goes the way of super-packets without being one.</summary>
+    public bool FollowsUncut { get; init; }
 
     /// <summary>The datagrams that the kernel makes of it; itself where it is not cut.</summary>
     public IReadOnlyList<byte[]> Datagrams => SegmentSize == 0 ? [Bytes] : [.. Bytes.Chunk(SegmentSize)];

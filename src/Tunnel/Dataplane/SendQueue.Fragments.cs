@@ -30,7 +30,7 @@ internal sealed partial class SendQueue
             }
 
             _isOpen = false;
-            AddWhole(packet, protocolType, peer, flowHash);
+            AddWhole(packet, protocolType, peer, flowHash, followsUncut: false);
             LetKernelFragment();
             return true;
         }

@@ -32,6 +32,7 @@ internal sealed partial class SendQueue
     private readonly int[] _parts = new int[MaxPackets];
     private readonly PinnedPacketMemory _headers = new(HeaderSlots * HeaderSlot);
     private readonly DatagramRun _run = new();
+    private readonly DatagramWays _ways = new();
     private int _headersUsed;
 
     // What the underlay refused of this batch, for whoever watches; the rest of many is not told.
@@ -55,8 +56,8 @@ internal sealed partial class SendQueue
     }
 
     /// <summary>
-    /// Adds a datagram that may leave together with others. Only for plain GRE over a device that carries super-packets: where the kernel cuts them
-    /// again, there is nothing to gain. Where these are too few, they leave one by one. Its checksum need not be finished.
+    /// Adds a datagram that may leave together with others, for plain GRE. Where the device does not carry super-packets, the kernel cuts them before it
+    /// gets them, so that they need not be known to the peer. Where these are too few, they leave one by one. Its checksum need not be finished.
     /// </summary>
     /// <param name="packet">The inner packet, with free headroom before it.</param>
     /// <param name="offload">What the TUN device said of it.</param>
@@ -65,13 +66,13 @@ internal sealed partial class SendQueue
     /// <returns>False where it is none of these: the caller finishes it and adds it as a packet.</returns>
     public bool TryAddDatagram(in Piece packet, in Offload offload, Peer peer, uint flowHash)
     {
-        if (peer.Target.UdpPort != 0 || peer.Target.Neighbor is not { CarriesGre: true } || !_offloads.Has(Offloads.GreSegment) ||
+        if (peer.Target.UdpPort != 0 || peer.Target.Neighbor is not LinkNeighbor neighbor || !_offloads.Has(Offloads.GreSegment) ||
             !IsGreHeaderRepeated(peer))
         {
             return false;
         }
 
-        if (!peer.Target.Abilities.Has(Abilities.UdpSuperPackets, Environment.TickCount64))
+        if (neighbor.CarriesGre && !peer.Target.Abilities.Has(Abilities.UdpSuperPackets, Environment.TickCount64))
         {
             // Where they come singly there is nothing to gain.
             if (++_missed == WorthAsking && _underlay.Cuts(peer.Target))
@@ -83,7 +84,7 @@ internal sealed partial class SendQueue
         }
 
         SegmentShape shape = DatagramRun.ShapeOf(packet.Span, offload);
-        if (shape.Protocol == 0)
+        if (shape.Protocol == 0 || (!neighbor.CarriesGre && !_ways.MayJoin(flowHash, Environment.TickCount64)))
         {
             return false;
         }
@@ -106,10 +107,10 @@ internal sealed partial class SendQueue
     public void Add(in Piece packet, ushort protocolType, Peer peer, uint flowHash)
     {
         EndRun();
-        AddWhole(packet, protocolType, peer, flowHash);
+        AddWhole(packet, protocolType, peer, flowHash, followsUncut: false);
     }
 
-    private void AddWhole(in Piece packet, ushort protocolType, Peer peer, uint flowHash)
+    private void AddWhole(in Piece packet, ushort protocolType, Peer peer, uint flowHash, bool followsUncut)
     {
         MakeRoom(pieces: 1);
         int start = packet.Offset - peer.Overhead;
@@ -121,6 +122,8 @@ internal sealed partial class SendQueue
         {
             _sends.Append(piece);
         }
+
+        _sends[_sends.Count - 1].FollowsUncut = followsUncut;
     }
 
     /// <summary>Adds all segments of a super-packet.</summary>
@@ -232,8 +235,9 @@ internal sealed partial class SendQueue
         return slot;
     }
 
-    // Datagrams leave together where they are larger together than any packet by itself: a receiver that can't tell their boundaries any more, because
-    // it has just changed to a raw socket, never takes them for one datagram. Fewer gain little.
+    // Where the device carries them, datagrams leave together where they are larger together than any packet by itself: a receiver that can't tell their
+    // boundaries any more, because it has just changed to a raw socket, never takes them for one datagram. Fewer gain little.
+    // Where it does not, the receiver sees datagrams as ever, and all of a flow go the same way (DatagramWays).
     private void EndRun()
     {
         if (_run.Count == 0)
@@ -241,9 +245,20 @@ internal sealed partial class SendQueue
             return;
         }
 
-        if (_run.Count > 1 && _run.Length > _run.Peer.Gmtu && _underlay.Cuts(_run.Peer.Target))
+        Peer peer = _run.Peer;
+        bool isCarried = peer.Target.Neighbor is { CarriesGre: true };
+        if (!isCarried)
         {
-            Ask(_run.Peer);
+            _ways.Note(_runHash, _run.Count);
+        }
+
+        if (_run.Count > 1 && (!isCarried || _run.Length > peer.Gmtu) && _underlay.Cuts(peer.Target))
+        {
+            if (isCarried)
+            {
+                Ask(peer);
+            }
+
             AddTogether();
         }
         else
@@ -251,7 +266,7 @@ internal sealed partial class SendQueue
             for (int i = 0; i < _run.Count; i++)
             {
                 _run.FinishChecksum(i);
-                AddWhole(_run[i], _run.ProtocolType, _run.Peer, _runHash);
+                AddWhole(_run[i], _run.ProtocolType, peer, _runHash, followsUncut: !isCarried);
             }
         }
 

@@ -78,16 +78,16 @@ internal sealed unsafe class KernelSegmenter : IDisposable
     public bool HasRoomFor(int worker, UnderlayTarget target) => _workers[worker].SlotOf(target) >= 0;
 
     /// <summary>
-    /// Whether a worker has sent a super-packet of a packet's flow inside plain GRE a moment ago. Then the packet must follow by the same way: those of
-    /// a packet socket belong to the socket, for which GRO at the other end of a virtual link takes them for another flow's, and lets them overtake.
+    /// Whether a packet must go the way of super-packets inside plain GRE: it says so, or a worker has sent another of its flow like that a moment ago. Those of a
+    /// packet socket belong to the socket, for which GRO at the other end of a virtual link takes them for another flow's, and lets them overtake.
     /// </summary>
     /// <param name="worker">The worker's number.</param>
     /// <param name="batch">The batch.</param>
     /// <param name="index">The packet, which begins with its outer headers.</param>
     public bool MustFollow(int worker, GatherBatch batch, int index)
     {
-        uint flow = batch[index].FlowHash;
-        return flow != 0 && _workers[worker].IsInUseFor(flow) &&
+        ref GatherPacket packet = ref batch[index];
+        return (packet.FollowsUncut || (packet.FlowHash != 0 && _workers[worker].IsInUseFor(packet.FlowHash))) &&
             (GreFlags(batch.Pieces(index)[0].Span) & (GreHeader.FlagChecksum | GreHeader.FlagSequence)) == 0;
     }
 
@@ -120,7 +120,7 @@ internal sealed unsafe class KernelSegmenter : IDisposable
         }
 
         packet.Result = own.Write(entry, pieces, outer, isUdp ? InUdp(packet.Offload, pieces[0].Length) : packet.Offload);
-        if (!isUdp && packet.Offload.Gso != GsoType.None)
+        if (!isUdp && (packet.FollowsUncut || packet.Offload.Gso != GsoType.None))
         {
             own.Use(packet.FlowHash);
         }

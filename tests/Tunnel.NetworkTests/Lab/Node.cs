@@ -40,11 +40,11 @@ internal partial class Node(string name, string netns)
 
     /// <summary>Sends pings and counts the answers.</summary>
     /// <param name="address">Where to.</param>
-    /// <param name="count">How many, all at once. Where none is answered it waits for a second, where some are for the rest for half a second.</param>
+    /// <param name="count">How many, all at once. Where none is answered it waits for a second; where some are, for the rest for three seconds, because they may only be late on a busy machine.</param>
     /// <param name="options">More of ping(8)'s options.</param>
     public async Task<PingResult> PingAsync(string address, int count = 3, params string[] options)
     {
-        CommandResult result = await RunAsync(["ping", "-n", "-l", $"{count}", "-i", "0.5", "-W", "1", "-c", $"{count}", .. options, address]);
+        CommandResult result = await RunAsync(["ping", "-n", "-l", $"{count}", "-i", "3", "-W", "1", "-c", $"{count}", .. options, address]);
         Match counts = PingCounts().Match(result.Out);
         return counts.Success
             ? new PingResult(int.Parse(counts.Groups["sent"].Value), int.Parse(counts.Groups["received"].Value), result)

@@ -8,11 +8,13 @@ namespace Tunnel.NetworkTests;
 /// <param name="Received">How many arrived for the first time and intact.</param>
 /// <param name="Repeated">How many arrived again.</param>
 /// <param name="Corrupt">How many arrived with another length or content than they were sent with.</param>
+/// <param name="Overtaken">How many arrived after one that was sent later.</param>
 internal sealed record FlowResult(
     [property: JsonPropertyName("sent")] int Sent,
     [property: JsonPropertyName("received")] int Received,
     [property: JsonPropertyName("repeated")] int Repeated,
-    [property: JsonPropertyName("corrupt")] int Corrupt)
+    [property: JsonPropertyName("corrupt")] int Corrupt,
+    [property: JsonPropertyName("overtaken")] int Overtaken)
 {
     /// <summary>How many never arrived intact.</summary>
     public int Lost => Sent - Received;
@@ -29,7 +31,7 @@ internal sealed class UdpFlow : IAsyncDisposable
         receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUFFORCE if hasattr(socket, 'SO_RCVBUFFORCE') else 33, 64 << 20)
         receiver.bind((address, 5001))
         print('listening', flush=True)
-        seen, repeated, corrupt, sent = set(), 0, 0, None
+        seen, repeated, corrupt, overtaken, last, sent = set(), 0, 0, 0, b'', None
         while sent is None or len(seen) < sent:
             # The sender's number comes when it has stopped; what isn't there two seconds later was lost.
             ready, _, _ = select.select([receiver] if sent is not None else [receiver, sys.stdin], [], [], None if sent is None else 2)
@@ -48,23 +50,35 @@ internal sealed class UdpFlow : IAsyncDisposable
                     if not seen:
                         print('arriving', flush=True)
                     seen.add(number)
-        print(json.dumps({'sent': sent, 'received': len(seen), 'repeated': repeated, 'corrupt': corrupt}))
+                    overtaken += number < last
+                    last = max(number, last)
+        print(json.dumps({'sent': sent, 'received': len(seen), 'repeated': repeated, 'corrupt': corrupt, 'overtaken': overtaken}))
         """;
 
     private const string Sender = """
         import random, select, socket, sys, time
-        address, size, burst, pause = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
+        address, size, burst, pause, vary = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]), sys.argv[5] == 'vary'
         pattern = random.Random(2).randbytes(size - 4)
+        any = random.Random(3)
         sender = socket.socket(socket.AF_INET6 if ':' in address else socket.AF_INET, socket.SOCK_DGRAM)
         sender.connect((address, 5001))
         number = 0
-        while not select.select([sys.stdin], [], [], 0)[0]:
-            for _ in range(burst):
+        def send(count):
+            global number
+            for _ in range(count):
                 try:
                     sender.send(number.to_bytes(4, 'big') + pattern)
                 except OSError:
                     pass  # a refusal that came back by ICMP; the datagram counts as sent
                 number += 1
+        while not select.select([sys.stdin], [], [], 0)[0]:
+            if vary:
+                send(1)
+                # A sleep would be longer than what it is about: how long a receiving device holds a packet back.
+                end = time.perf_counter() + any.uniform(0, 0.0003)
+                while time.perf_counter() < end:
+                    pass
+            send(any.randint(2, burst) if vary else burst)
             time.sleep(pause)
         print('sent', number)
         """;
@@ -85,11 +99,12 @@ internal sealed class UdpFlow : IAsyncDisposable
     /// <param name="size">The datagrams' payload, in bytes, 5 or more.</param>
     /// <param name="burst">How many are sent back to back.</param>
     /// <param name="pause">Seconds between bursts.</param>
-    public static async Task<UdpFlow> StartAsync(Node from, Node to, string address, int size = 200, int burst = 1, double pause = 0.001)
+    /// <param name="vary">Whether each burst is of any length up to that, and one datagram comes up to 300 us before it.</param>
+    public static async Task<UdpFlow> StartAsync(Node from, Node to, string address, int size = 200, int burst = 1, double pause = 0.001, bool vary = false)
     {
         Background receiver = to.StartPython(Receiver, address, $"{size}");
         await receiver.WaitForAsync("listening");
-        var flow = new UdpFlow(receiver, from.StartPython(Sender, address, $"{size}", $"{burst}", FormattableString.Invariant($"{pause}")));
+        var flow = new UdpFlow(receiver, from.StartPython(Sender, address, $"{size}", $"{burst}", FormattableString.Invariant($"{pause}"), vary ? "vary" : "steady"));
         try
         {
             await receiver.WaitForAsync("arriving");

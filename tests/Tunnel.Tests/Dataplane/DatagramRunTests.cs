@@ -139,13 +139,54 @@ public sealed class DatagramRunTests
         Assert.Equal(Together, _host.Underlay.Packets.Sum(p => p.Segments));
     }
 
-    [Fact]
-    public void Where_the_link_carries_none_each_is_a_packet()
+    // The kernel cuts them before the device gets them. So the peer needn't say anything, and two are enough.
+    [Theory]
+    [InlineData(1, GsoType.None)]
+    [InlineData(2, GsoType.UdpL4)]
+    [InlineData(Together, GsoType.UdpL4)]
+    public void Where_the_link_carries_none_any_peer_gets_them_cut(int count, GsoType gso)
     {
-        Peer peer = Serve(Overlay.Peer());
-        peer.Target.Neighbor = new LinkNeighbor(2, 1);
-        Send(Run(Udp4, Together), isPartial: false);
-        Assert.Equal(Together, _host.Underlay.Packets.Count);
+        Peer peer = ServeCut();
+        byte[][] sent = Run(Udp4, count);
+        Send(sent, isPartial: false);
+        SentPacket packet = Assert.Single(_host.Underlay.Packets);
+        Assert.Equal((count, gso), (packet.Segments, packet.Offload.Gso));
+        AssertComesOut(sent, isPartial: false, peer.Overhead);
+    }
+
+    [Fact]
+    public void Where_the_link_carries_none_all_of_a_flow_go_the_same_way()
+    {
+        ServeCut();
+        byte[][] alone = [Udp4.Build(), (Udp4 with { Id = Id(9) }).Build(), (Udp4 with { SourcePort = 1, Id = Id(10) }).Build()];
+        Send(alone, isPartial: false);
+        Send([(Udp4 with { IsUdp = false }).Build()], isPartial: false);
+        Assert.Equal([true, true, true, false], _host.Underlay.Packets.Select(p => p.FollowsUncut));
+    }
+
+    // As of sockets that are not connected: none of these can leave together, and singly they are cheaper as ever.
+    [Fact]
+    public void Where_the_link_carries_none_a_flow_without_runs_goes_singly()
+    {
+        ServeCut();
+        byte[][] same = [.. Enumerable.Range(0, 64).Select(_ => (Udp4 with { Id = 0 }).Build())];
+        for (int i = 0; i <= DatagramWays.Patience; i += same.Length)
+        {
+            Send(same, isPartial: false);
+        }
+
+        SentPacket[] all = [.. _host.Underlay.Packets];
+        Assert.All(all[..DatagramWays.Patience], p => Assert.True(p.FollowsUncut));
+        Assert.All(all[DatagramWays.Patience..], p => Assert.False(p.FollowsUncut));
+        Assert.Equal(DatagramWays.Patience + same.Length, all.Length);
+    }
+
+    [Fact]
+    public void Where_the_link_carries_them_none_must_follow()
+    {
+        Serve(Overlay.Peer());
+        Send(Run(Udp4, 2), isPartial: false);
+        Assert.Equal([false, false], _host.Underlay.Packets.Select(p => p.FollowsUncut));
     }
 
     [Fact]
@@ -184,6 +225,14 @@ public sealed class DatagramRunTests
     {
         _host.With([(peer, ["172.17.52.0/24", "fd00:52::/64"])]);
         TakeAll(peer);
+        return peer;
+    }
+
+    private Peer ServeCut()
+    {
+        Peer peer = Overlay.Peer();
+        _host.With([(peer, ["172.17.52.0/24"])]);
+        peer.Target.Neighbor = new LinkNeighbor(2, 1);
         return peer;
     }
 
