@@ -55,7 +55,7 @@ public struct GatherPacket
     /// <summary>What the outer header is to say, where the kernel writes it; for plain GRE it lies in the packet.</summary>
     public OuterFields Outer;
 
-    /// <summary>Whether it goes the way of its flow's super-packets, if there is one, without being one, so that it keeps its place among them.</summary>
+    /// <summary>Whether it goes the way of super-packets without being one, where the kernel can cut for its target, so that it keeps its place among its flow's.</summary>
     public bool FollowsUncut;
 
     /// <summary>A hash of the inner flow; 0 towards the TUN device, and for plain GRE that goes through raw sockets.</summary>

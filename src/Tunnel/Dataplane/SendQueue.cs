@@ -4,7 +4,7 @@ namespace Tunnel.Dataplane;
 
 /// <summary>
 /// The packets that one batch of the TUN device sends: encapsulates them, gathers segments of super-packets without copying payload,
-/// puts datagrams of one flow together where the peer is reached by GRE-in-UDP, and counts what became of each.
+/// puts datagrams of one flow together, and counts what became of each.
 /// Thread rule: used by one worker; allocates nothing. Lifetime: whatever is added must stay untouched until <see cref="Flush"/>.
 /// </summary>
 internal sealed partial class SendQueue
@@ -56,8 +56,8 @@ internal sealed partial class SendQueue
     }
 
     /// <summary>
-    /// Adds a datagram that may leave together with others, for plain GRE. Where the device does not carry super-packets, the kernel cuts them before it
-    /// gets them, so that they need not be known to the peer. Where these are too few, they leave one by one. Its checksum need not be finished.
+    /// Adds a datagram that may leave together with others, for plain GRE. Where the device does not carry super-packets, the kernel cuts them before the
+    /// device gets them, so that the peer need not take them. Where these are too few, they leave one by one. Its checksum need not be finished.
     /// </summary>
     /// <param name="packet">The inner packet, with free headroom before it.</param>
     /// <param name="offload">What the TUN device said of it.</param>
@@ -84,7 +84,7 @@ internal sealed partial class SendQueue
         }
 
         SegmentShape shape = DatagramRun.ShapeOf(packet.Span, offload);
-        if (shape.Protocol == 0 || (!neighbor.CarriesGre && !_ways.MayJoin(flowHash, Environment.TickCount64)))
+        if (shape.Protocol == 0 || (!neighbor.CarriesGre && !_ways.GoesUncut(flowHash, Environment.TickCount64)))
         {
             return false;
         }
@@ -136,7 +136,7 @@ internal sealed partial class SendQueue
     public void Add(in Segmentation segmentation, in Piece packet, in Offload offload, ushort protocolType, Peer peer, uint flowHash)
     {
         EndRun();
-        if (IsCutByKernel(packet, offload, peer))
+        if (IsCutByKernel(packet, offload, peer) && IsWanted(offload, peer, flowHash, segmentation.Count))
         {
             AddUncut(segmentation, packet, offload, protocolType, peer, flowHash);
             return;
@@ -176,11 +176,25 @@ internal sealed partial class SendQueue
     // Where a UDP socket receives a super-packet of datagrams whole, it takes their size for that of outer datagrams.
     private bool IsCutByKernel(in Piece packet, in Offload offload, Peer peer)
     {
-        bool isUdp = offload.Gso == GsoType.UdpL4;
         return _underlay.Cuts(peer.Target) && IsGreHeaderRepeated(peer) &&
-            (!isUdp || peer.Target.UdpPort == 0) && packet.Length + peer.UncutOverhead <= ushort.MaxValue &&
-            Takes(peer, isUdp ? Abilities.UdpSuperPackets : Abilities.TcpSuperPackets);
+            (offload.Gso != GsoType.UdpL4 || peer.Target.UdpPort == 0) && packet.Length + peer.UncutOverhead <= ushort.MaxValue;
     }
+
+    // Datagrams that the device gets cut keep to their flow's way; all else the peer must take.
+    private bool IsWanted(in Offload offload, Peer peer, uint flowHash, int segments)
+    {
+        if (offload.Gso != GsoType.UdpL4 || IsCarried(peer))
+        {
+            return Takes(peer, offload.Gso == GsoType.UdpL4 ? Abilities.UdpSuperPackets : Abilities.TcpSuperPackets);
+        }
+
+        bool goesUncut = _ways.GoesUncut(flowHash, Environment.TickCount64);
+        _ways.Note(flowHash, segments);
+        return goesUncut;
+    }
+
+    // Whether the device may carry super-packets inside plain GRE as they are.
+    private static bool IsCarried(Peer peer) => peer.Target.Neighbor is not { CarriesGre: false };
 
     // Virtual links carry super-packets uncut, and not every receiver can take them.
     private bool Takes(Peer peer, Abilities ability)
@@ -246,19 +260,15 @@ internal sealed partial class SendQueue
         }
 
         Peer peer = _run.Peer;
-        bool isCarried = peer.Target.Neighbor is { CarriesGre: true };
+        bool isCarried = IsCarried(peer);
         if (!isCarried)
         {
             _ways.Note(_runHash, _run.Count);
         }
 
-        if (_run.Count > 1 && (!isCarried || _run.Length > peer.Gmtu) && _underlay.Cuts(peer.Target))
+        if (_run.Count > 1 && (!isCarried || _run.Length > peer.Gmtu) && _underlay.Cuts(peer.Target) &&
+            (!isCarried || Takes(peer, Abilities.UdpSuperPackets)))
         {
-            if (isCarried)
-            {
-                Ask(peer);
-            }
-
             AddTogether();
         }
         else

@@ -36,16 +36,22 @@ internal sealed unsafe class DeviceFeatures : IDisposable
     /// <param name="features">Names as in `ethtool -k`'s long list.</param>
     public bool HasAll(string device, ReadOnlySpan<string> features) => CountActive(device, features) == features.Length;
 
+    /// <summary>Whether the device says that all of the named features are off. One that has gone, or tells nothing, does not.</summary>
+    /// <param name="device">The device's name.</param>
+    /// <param name="features">Names as in `ethtool -k`'s long list; one that this kernel does not know is off.</param>
+    public bool HasNone(string device, ReadOnlySpan<string> features) => CountActive(device, features) == 0;
+
     /// <inheritdoc/>
     public void Dispose() => _ = close(_socket);
 
+    // -1 where the device tells nothing.
     private int CountActive(string device, ReadOnlySpan<string> features)
     {
         // The kernel's table of names is the same for every device.
         _names ??= ReadNames(device);
         if (_names is null)
         {
-            return 0;
+            return -1;
         }
 
         int blocks = (_names.Length + 31) / 32;
@@ -54,7 +60,7 @@ internal sealed unsafe class DeviceFeatures : IDisposable
         MemoryMarshal.Write(request.AsSpan(4), (uint)blocks);
         if (!Ask(device, request))
         {
-            return 0;
+            return -1;
         }
 
         int count = 0;

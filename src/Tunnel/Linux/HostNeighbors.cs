@@ -195,7 +195,9 @@ internal sealed class HostNeighbors : IHostNeighbors
             return ethernet with
             {
                 CarriesUdpTunnels = _features.HasAll(ethernet.Name, UdpTunnelFeatures),
-                CarriesGre = _features.HasAll(ethernet.Name, GreFeatures),
+
+                // What is not known to be cut may reach the peer whole, and not every peer takes it.
+                CarriesGre = !_features.HasNone(ethernet.Name, GreFeatures),
             };
         }
     }

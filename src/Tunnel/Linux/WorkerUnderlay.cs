@@ -128,7 +128,7 @@ internal sealed class WorkerUnderlay : IUnderlay
     /// <remarks>
     /// Where a socket's send buffer is full, the call waits for room, but no longer than 10 ms for a whole batch; what still finds
     /// none is <see cref="TransmitResult.QueueFull"/>. What a queueing discipline drops later is not seen by raw and UDP sockets (the
-    /// kernel hides ENOBUFS from them), nor is a neighbour that does not answer.
+    /// kernel hides ENOBUFS from them) nor of what the kernel cuts, nor is a neighbour that does not answer.
     /// </remarks>
     public void Send(GatherBatch batch)
     {
@@ -235,7 +235,7 @@ internal sealed class WorkerUnderlay : IUnderlay
         }
     }
 
-    // Each packet follows those of its flow that went uncut.
+    // Each packet follows those of its flow that went uncut, or that are to go that way.
     private void SendWhole(GatherBatch batch, int first, int end, PacketSender packets, LinkNeighbor neighbor, ref SendPatience patience)
     {
         bool cuts = Cuts(batch[first].Target!);

@@ -298,6 +298,17 @@ public sealed class KernelSegmenterTests
         Send(5, single);
         Assert.Equal(2, ends.ReceivedByTun);
 
+        // Nor what can't: a fragment's first piece is its IP header and nothing else.
+        var memory = new PinnedPacketMemory(single.Length);
+        single.CopyTo(memory.Array, 0);
+        var fragment = new GatherBatch(1, 2);
+        fragment.Add(new Piece(memory, 0, 20), target: peer.Target);
+        fragment.Append(new Piece(memory, 20, single.Length - 20));
+        (fragment[0].IsFragment, fragment[0].FlowHash) = (true, 5);
+        BinaryPrimitives.WriteUInt16BigEndian(memory.Array.AsSpan(6), 0x2000);
+        sender.Workers[0].Send(fragment);
+        Assert.Equal((TransmitResult.Sent, 2), (fragment[0].Result, ends.ReceivedByTun));
+
         byte[][] others = [single, message, numbered[..200], summed, single];
         List<(byte[] Bytes, Offload Offload)> got = ends.Receive(bytes => bytes, single.Length + peer.Overhead + inner.Length + others.Sum(packet => packet.Length));
         Assert.Equal(peer.Overhead + inner.Length, got[1].Bytes.Length);

@@ -182,6 +182,25 @@ public sealed class DatagramRunTests
     }
 
     [Fact]
+    public void Where_the_link_carries_none_super_packets_keep_to_their_flows_way()
+    {
+        ServeCut();
+        byte[] super = (Udp4 with { Payload = Packets.Payload(3001), IsPartial = true }).Build();
+        Offload offload = SegmentationTests.OffloadOf(Udp4, 1300);
+        _host.Send(super, offload);
+        Assert.Equal(3, Assert.Single(_host.Underlay.Packets).Segments);
+
+        for (int i = 0; i < DatagramWays.Patience; i++)
+        {
+            Send([(Udp4 with { Id = 0 }).Build()], isPartial: false);
+        }
+
+        _host.Underlay.Packets.Clear();
+        _host.Send(super, offload);
+        Assert.Equal([1, 1, 1], _host.Underlay.Packets.Select(p => p.Segments));
+    }
+
+    [Fact]
     public void Where_the_link_carries_them_none_must_follow()
     {
         Serve(Overlay.Peer());

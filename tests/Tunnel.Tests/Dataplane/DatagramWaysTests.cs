@@ -16,7 +16,7 @@ public sealed class DatagramWaysTests
     {
         for (int i = 0; i < DatagramWays.Patience; i++)
         {
-            Assert.True(_ways.MayJoin(Flow, Start));
+            Assert.True(_ways.GoesUncut(Flow, Start));
             _ways.Note(Flow, i % 3 == 0 ? DatagramWays.WorthIt : DatagramWays.WorthIt - 1);
         }
     }
@@ -25,8 +25,8 @@ public sealed class DatagramWaysTests
     public void After_enough_short_runs_it_goes_singly_and_others_do_not()
     {
         GiveUp(Flow);
-        Assert.False(_ways.MayJoin(Flow, Start));
-        Assert.True(_ways.MayJoin(Other, Start));
+        Assert.False(_ways.GoesUncut(Flow, Start));
+        Assert.True(_ways.GoesUncut(Other, Start));
     }
 
     [Fact]
@@ -34,11 +34,11 @@ public sealed class DatagramWaysTests
     {
         for (int i = 0; i < DatagramWays.Patience; i++)
         {
-            _ways.MayJoin(Flow, Start);
+            _ways.GoesUncut(Flow, Start);
             _ways.Note(Flow, i % 4 == 0 ? DatagramWays.WorthIt : DatagramWays.WorthIt - 1);
         }
 
-        Assert.False(_ways.MayJoin(Flow, Start));
+        Assert.False(_ways.GoesUncut(Flow, Start));
     }
 
     [Fact]
@@ -49,17 +49,17 @@ public sealed class DatagramWaysTests
         for (int i = 0; i < 100; i++)
         {
             now += DatagramWays.Pause - 1;
-            Assert.False(_ways.MayJoin(Flow, now));
+            Assert.False(_ways.GoesUncut(Flow, now));
         }
 
-        Assert.True(_ways.MayJoin(Flow, now + DatagramWays.Pause));
+        Assert.True(_ways.GoesUncut(Flow, now + DatagramWays.Pause));
     }
 
     private void GiveUp(uint flow)
     {
         for (int i = 0; i < DatagramWays.Patience; i++)
         {
-            Assert.True(_ways.MayJoin(flow, Start));
+            Assert.True(_ways.GoesUncut(flow, Start));
             _ways.Note(flow, 1);
         }
     }
