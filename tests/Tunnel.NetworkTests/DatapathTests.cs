@@ -48,6 +48,16 @@ public sealed class DatapathTests(ITestOutputHelper output)
                 pass  # the path is learnt
         """;
 
+    /// <summary>Each way through the kernel, IPv4 outside, with one worker: datapath, encapsulation, wire-like.</summary>
+    public static TheoryData<string, string, bool> WaysOverIpv4 => new()
+    {
+        { "raw", "gre", false },
+        { "packet", "gre", false },
+        { "packet", "gre", true },
+        { "raw", "gre-udp", false },
+        { "raw", "gre-udp", true },
+    };
+
     /// <summary>The ways: sockets for plain GRE, encapsulation, underlay's IP version, wire-like, workers. Packet sockets carry IPv4 outside only.</summary>
     public static TheoryData<string, string, int, bool, int> Ways
     {
@@ -134,11 +144,7 @@ public sealed class DatapathTests(ITestOutputHelper output)
     }
 
     [SkippableTheory]
-    [InlineData("raw", "gre", false)]
-    [InlineData("packet", "gre", false)]
-    [InlineData("packet", "gre", true)]
-    [InlineData("raw", "gre-udp", false)]
-    [InlineData("raw", "gre-udp", true)]
+    [MemberData(nameof(WaysOverIpv4))]
     public async Task AModerateFlowIsNeverSentAgainAndManyFlowsComplete(string datapath, string encapsulation, bool wire)
     {
         await using Lab lab = await Lab.CreateAsync(output, wire: wire);
@@ -172,11 +178,7 @@ public sealed class DatapathTests(ITestOutputHelper output)
 
     // Datagrams alone and in bursts may take different ways through the kernel. After such a pause it is forgotten which way the flow went before.
     [SkippableTheory]
-    [InlineData("raw", "gre", false)]
-    [InlineData("packet", "gre", false)]
-    [InlineData("packet", "gre", true)]
-    [InlineData("raw", "gre-udp", false)]
-    [InlineData("raw", "gre-udp", true)]
+    [MemberData(nameof(WaysOverIpv4))]
     public async Task NoDatagramOvertakesAnother(string datapath, string encapsulation, bool wire)
     {
         await using Lab lab = await Lab.CreateAsync(output, wire: wire);

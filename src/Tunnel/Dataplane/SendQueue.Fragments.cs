@@ -30,7 +30,7 @@ internal sealed partial class SendQueue
             }
 
             _isOpen = false;
-            AddWhole(packet, protocolType, peer, flowHash, followsUncut: false);
+            AddWhole(packet, protocolType, peer, flowHash);
             LetKernelFragment();
             return true;
         }

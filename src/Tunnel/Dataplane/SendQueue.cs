@@ -107,10 +107,10 @@ internal sealed partial class SendQueue
     public void Add(in Piece packet, ushort protocolType, Peer peer, uint flowHash)
     {
         EndRun();
-        AddWhole(packet, protocolType, peer, flowHash, followsUncut: false);
+        AddWhole(packet, protocolType, peer, flowHash);
     }
 
-    private void AddWhole(in Piece packet, ushort protocolType, Peer peer, uint flowHash, bool followsUncut)
+    private void AddWhole(in Piece packet, ushort protocolType, Peer peer, uint flowHash)
     {
         MakeRoom(pieces: 1);
         int start = packet.Offset - peer.Overhead;
@@ -122,8 +122,6 @@ internal sealed partial class SendQueue
         {
             _sends.Append(piece);
         }
-
-        _sends[_sends.Count - 1].FollowsUncut = followsUncut;
     }
 
     /// <summary>Adds all segments of a super-packet.</summary>
@@ -266,8 +264,8 @@ internal sealed partial class SendQueue
             _ways.Note(_runHash, _run.Count);
         }
 
-        if (_run.Count > 1 && (!isCarried || _run.Length > peer.Gmtu) && _underlay.Cuts(peer.Target) &&
-            (!isCarried || Takes(peer, Abilities.UdpSuperPackets)))
+        if (_run.Count > 1 && _underlay.Cuts(peer.Target) &&
+            (!isCarried || (_run.Length > peer.Gmtu && Takes(peer, Abilities.UdpSuperPackets))))
         {
             AddTogether();
         }
@@ -276,7 +274,8 @@ internal sealed partial class SendQueue
             for (int i = 0; i < _run.Count; i++)
             {
                 _run.FinishChecksum(i);
-                AddWhole(_run[i], _run.ProtocolType, peer, _runHash, followsUncut: !isCarried);
+                AddWhole(_run[i], _run.ProtocolType, peer, _runHash);
+                _sends[_sends.Count - 1].FollowsUncut = !isCarried;
             }
         }
 
