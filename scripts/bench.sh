@@ -29,7 +29,7 @@ output. The whole run takes 20 to 25 minutes.
                    and tunnel-raw (plain GRE through raw sockets), which is not measured otherwise
   --datapath YAML  settings for tunneld's datapath, as in: --datapath 'workers: 2, busy-poll: 50us'
   --peer-command SCRIPT   a tunnel of your own, called after the file; may be given more than once
-  --out DIR        also write bench.md, and bench.json with the figures of every round
+  --out DIR        also write bench.md, and bench.json with the same table and the figures of every round
   --report FILE    measure nothing: print the table of a bench.json
   --help           this text
 
@@ -71,7 +71,7 @@ while (($#)); do
     --seconds) [[ $2 =~ ^[1-9][0-9]*$ ]] || usage_error "--seconds takes a number from 1 up, not $2"; seconds=$2 ;;
     --only) only=$2 ;;
     --datapath) datapath=$2 ;;
-    --peer-command) add_peer_command "$2"; variants+=("$(basename "${2%.*}")") ;;
+    --peer-command) add_peer_command "$2"; variants+=("$added") ;;
     --out) out=$2 ;;
     --report) report=$2 ;;
   esac
@@ -86,13 +86,13 @@ if [[ $only ]]; then
   for variant in "${variants[@]}"; do [[ ${title[$variant]-} ]] || usage_error "not a variant: $variant"; done
 fi
 
-# The table of a bench.json on standard input.
-tables() { jq -r -f "$repo/scripts/bench/report.jq"; }
+# The table of a bench.json on standard input, as markdown or json.
+tables() { jq -r --arg form "$1" -f "$repo/scripts/bench/report.jq"; }
 
 if [[ $report ]]; then
   [[ -r $report ]] || die "can't read $report"
   command -v jq >/dev/null || die "missing: jq"
-  tables <"$report"
+  tables markdown <"$report"
   exit
 fi
 
@@ -448,7 +448,8 @@ for profile in "${profiles[@]}"; do
   done
 done
 
-jq -s --argjson run "$(machine)" --argjson variants "$(described)" '$run + {$variants, rounds: .}' rounds >bench.json
-tables <bench.json >bench.md
+jq -s --argjson run "$(machine)" --argjson variants "$(described)" '$run + {$variants, rounds: .}' rounds >measured
+jq -s add measured <(tables json <measured) >bench.json
+tables markdown <bench.json >bench.md
 [[ ! $out ]] || { cp bench.json bench.md "$out/"; say "written: $out/bench.md and bench.json"; }
 cat bench.md >&3

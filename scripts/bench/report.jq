@@ -1,4 +1,5 @@
-# bench.json to Markdown: the table of each profile, then each figure that was promised and whether it is reached.
+# The rounds of a bench.json to a table of each profile, and each figure that was promised and whether it is reached: with --arg form markdown as text,
+# with --arg form json as {table, promised}, numbers not rounded.
 
 def median: sort | if length == 0 then null elif length % 2 == 1 then .[length / 2 | floor] else (.[length / 2] + .[length / 2 - 1]) / 2 end;
 # Half of the distance from the least to the greatest, in percent of the median.
@@ -36,12 +37,13 @@ def number:
   def target($profile; $what; $variant; $figure; $reference; $relation; $bound):
     peer($profile; $figure; $reference) as $peer
     | ratio(value($profile; $variant; $figure); $peer.x) as $got
-    | [$profile, $what, $variant, (if $relation == ">=" then "at least " elif $relation == "<" then "under " else "at most " end)
-        + (if $reference == null then "\($bound) MB" else "\($bound) × " + ($peer.v // "the best userspace peer") end),
-       ($got | number),
-       if $got == null then "not measured"
-       elif ($relation == ">=" and $got >= $bound) or ($relation == "<=" and $got <= $bound) or ($relation == "<" and $got < $bound) then "reached"
-       else "**missed**" end];
+    | {$profile, $what, $variant,
+       promised: ((if $relation == ">=" then "at least " elif $relation == "<" then "under " else "at most " end)
+        + (if $reference == null then "\($bound) MB" else "\($bound) × " + ($peer.v // "the best userspace peer") end)),
+       $got,
+       verdict: (if $got == null then "not measured"
+        elif ($relation == ">=" and $got >= $bound) or ($relation == "<=" and $got <= $bound) or ($relation == "<" and $got < $bound) then "reached"
+        else "missed" end)};
   def targets($profile):
     ($profile == "default") as $default
     | ({tcp1: "one TCP flow", tcp4: "four TCP flows", reverse: "one TCP flow, reverse"} | to_entries[]
@@ -55,7 +57,15 @@ def number:
       target($profile; "CPU time per GB"; "tunnel-udp"; "cpu"; "vxlan"; "<"; 2.0),
       (("tunnel-gre", "tunnel-udp") as $v | target($profile; "peak resident memory"; $v; "memory"; null; "<="; 128 + 16 * (workers($v) - 1)));
   def profiles: [$run.rounds[].profile] | reduce .[] as $p ([]; if index($p) then . else . + [$p] end);
+  def measured($profile): $run.variants[] | select(.name as $v | values($profile; $v; "drops") | length > 0);
+  def figures: ["tcp1", "tcp4", "reverse", "udp64", "ping", "cpu", "tcp1_retransmits", "tcp4_retransmits", "reverse_retransmits", "wire_packet", "memory", "drops", "udp64_drops"];
 
+  if $form == "json" then
+    {table: [profiles[] as $profile | measured($profile) | .name as $v
+       | {$profile, variant: $v, title}
+         + ([figures[] as $f | values($profile; $v; $f) as $x | {($f): {median: ($x | median), spread_percent: ($x | spread)}}] | add)],
+     promised: [profiles[] as $profile | targets($profile)]}
+  else
   "\($run.date[:10]), \($run.machine.cpu), \($run.machine.cores) cores, Linux \($run.machine.kernel). "
     + "\($run.settings.rounds) round(s) of \($run.settings.seconds) s after a warm-up of \($run.settings.warm_up) s, \($run.settings.congestion_control), underlay MTU \($run.settings.mtu)"
     + (if $run.settings.datapath != "" then ", datapath: {\($run.settings.datapath)}" else "" end) + ".",
@@ -68,7 +78,7 @@ def number:
       "",
       (["", "tcp1 Gbit/s", "× ovs", "× vxlan", "tcp4 Gbit/s", "reverse Gbit/s", "udp64 kpps", "× ovs", "× vxlan", "ping ms", "CPU s/GB",
         "retransmits (tcp1 / tcp4 / reverse)", "wire packet bytes", "memory MB", "drops (TCP / UDP)"] | row, (map("---") | row)),
-      ($run.variants[] | .name as $v | select(values($profile; $v; "drops") | length > 0)
+      (measured($profile) | .name as $v
         | [.title, cell($profile; $v; "tcp1"), against($profile; $v; "tcp1"; "ovs"), against($profile; $v; "tcp1"; "vxlan"),
            cell($profile; $v; "tcp4"), cell($profile; $v; "reverse"),
            cell($profile; $v; "udp64"), against($profile; $v; "udp64"; "ovs"), against($profile; $v; "udp64"; "vxlan"),
@@ -82,4 +92,6 @@ def number:
   "Promised (ratios of medians; the best userspace peer is the best of ovs, wireguard-go and fastd in this run):",
   "",
   (["profile", "what", "variant", "promised", "got", ""] | row, (map("---") | row)),
-  (profiles[] as $profile | targets($profile) | row)
+  (profiles[] as $profile | targets($profile)
+    | [.profile, .what, .variant, .promised, (.got | number), (if .verdict == "missed" then "**missed**" else .verdict end)] | row)
+  end

@@ -192,11 +192,12 @@ up_tunneld() {
 # show_tunneld NAME HOST: its own view, in JSON.
 show_tunneld() { netlab_in "vm$2" tunnelctl --socket "$netlab_dir/$1-$2/run/tun0.sock" --json show; }
 
-# A user's own tunnel: add_peer_command SCRIPT
+# A user's own tunnel: add_peer_command SCRIPT. Sets added to the variant's name.
 add_peer_command() {
   local script=$1 name
   name=$(basename "$script")
   name=${name%.*}
+  added=$name
   [[ -x $script && -f $script ]] || usage_error "--peer-command: $script is not a program"
   [[ $name =~ ^[A-Za-z0-9_-]+$ && ! ${title[$name]-} ]] || usage_error "--peer-command: name the file otherwise, the variant is called after it: $name"
   title[$name]=$name
@@ -208,6 +209,7 @@ add_peer_command() {
     down_$name() { run_peer_command $name down; }"
 }
 declare -A peer_command
+# An "up" ends with the first host that fails, a "down" goes on.
 run_peer_command() {
   local name=$1 action=$2 n log
   for n in 1 2; do
@@ -216,7 +218,7 @@ run_peer_command() {
     netlab_in "vm$n" "${peer_command[$name]}" "$action" "$n" "$(underlay "$n")" "$(underlay $((3 - n)))" \
       "$(overlay "$n")/$overlay_prefix" "$(overlay $((3 - n)))" >"$log" 2>&1 </dev/null || {
       tail -n 1 "$log"
-      return 1
+      [[ $action == down ]] || return 1
     }
   done
 }

@@ -34,8 +34,7 @@ internal sealed class PacketThreads : IDisposable
         _workers = new Worker[count];
         try
         {
-            Offloads = new OffloadState(
-                _queues[0].EnableOffloads() | Dataplane.Offloads.UdpSegment | Dataplane.Offloads.UdpGro | Dataplane.Offloads.GreSegment);
+            _queues[0].EnableOffloads(Offloads);
             Underlay = new HostUnderlay(SettingsOf(config, host, count), Offloads, inherited);
             NetworkCounters = [.. _queues.Select(_ => new PeerCounters())];
             Probes = new ProbeExchange(count);
@@ -84,7 +83,7 @@ internal sealed class PacketThreads : IDisposable
     public IReadOnlyList<IHeartbeat> Heartbeats => _workers;
 
     /// <summary>Which offloads are in use.</summary>
-    public OffloadState Offloads { get; }
+    public OffloadState Offloads { get; } = new(OffloadState.All);
 
     /// <summary>The workers' sockets.</summary>
     public HostUnderlay Underlay { get; }

@@ -32,19 +32,31 @@ public sealed class BenchTests
         DirectoryInfo files = Directory.CreateTempSubdirectory("tunnel-bench-");
         try
         {
+            // Two tunnels of a user's own, whose paths have dots, and no extension.
+            string mine = WriteProgram(files, "of.mine/vxlan-of-mine", "case $1 in up) ip link add vx9 type vxlan id 9 local $3 remote $4 dstport 4790 dev eth1; ip addr add $5 dev vx9; ip link set vx9 up;; down) ip link del vx9;; esac");
+            string broken = WriteProgram(files, "of.mine/broken", $"case $1 in up) echo it is broken >&2; exit 1;; down) echo $2 >>{files.FullName}/down; exit 1;; esac");
             CommandResult run = await Command.RunAsync(
-                ["env", $"TUNNEL_LAB={lab}", Script, "--quick", "--seconds", "1", "--profile", "default", "--only", "none,tunnel-gre", "--out", files.FullName],
+                ["env", $"TUNNEL_LAB={lab}", Script, "--quick", "--seconds", "1", "--profile", "default", "--peer-command", mine, "--peer-command", broken,
+                    "--only", "none,tunnel-gre,vxlan-of-mine,broken", "--out", files.FullName],
                 deadline: TimeSpan.FromMinutes(4));
             run.Succeeded();
 
-            JsonArray rounds = JsonNode.Parse(await File.ReadAllTextAsync(Path.Combine(files.FullName, "bench.json")))!["rounds"]!.AsArray();
-            Assert.Equal(["none", "tunnel-gre"], rounds.Select(round => round!["variant"]!.GetValue<string>()));
+            JsonNode json = JsonNode.Parse(await File.ReadAllTextAsync(Path.Combine(files.FullName, "bench.json")))!;
+            JsonObject[] rounds = [.. json["rounds"]!.AsArray().Select(round => round!.AsObject()).Where(round => round["variant"]!.GetValue<string>() != "broken")];
+            Assert.Equal(["none", "tunnel-gre", "vxlan-of-mine"], rounds.Select(round => round["variant"]!.GetValue<string>()));
+            Assert.Contains("broken is not available: it is broken", run.Out, StringComparison.Ordinal);
+            Assert.Equal("1\n2\n", await File.ReadAllTextAsync(Path.Combine(files.FullName, "down")));
+
+            // The table, as numbers.
+            Assert.Equal(["none", "tunnel-gre", "vxlan-of-mine"], json["table"]!.AsArray().Select(row => row!["variant"]!.GetValue<string>()));
+            Assert.Equal(rounds[1]["tcp1"]!.GetValue<double>(), json["table"]![1]!["tcp1"]!["median"]!.GetValue<double>());
+            Assert.Contains(json["promised"]!.AsArray(), promise => promise!["variant"]!.GetValue<string>() == "tunnel-gre" && promise["verdict"]!.GetValue<string>() == "reached");
             foreach (string figure in new[] { "tcp1", "tcp4", "reverse", "udp64", "ping", "cpu", "wire_packet" })
             {
-                Assert.All(rounds, round => Assert.True(round![figure]?.GetValue<double>() > 0, $"{figure}: {round}\n{run}"));
+                Assert.All(rounds, round => Assert.True(round[figure]?.GetValue<double>() > 0, $"{figure}: {round}\n{run}"));
             }
 
-            Assert.True(rounds[1]!["memory"]!.GetValue<double>() > 0);
+            Assert.True(rounds[1]["memory"]!.GetValue<double>() > 0);
             Assert.Contains("**tunneld, GRE**", run.Out, StringComparison.Ordinal);
             Assert.Empty(Directory.GetFiles("/run/netns", lab + "-*"));
             Assert.False(Directory.Exists($"/run/{lab}"));
@@ -53,6 +65,15 @@ public sealed class BenchTests
         {
             files.Delete(recursive: true);
         }
+    }
+
+    private static string WriteProgram(DirectoryInfo directory, string path, string line)
+    {
+        string file = Path.Combine(directory.FullName, path);
+        Directory.CreateDirectory(Path.GetDirectoryName(file)!);
+        File.WriteAllText(file, $"#!/bin/sh\n{line}\n");
+        File.SetUnixFileMode(file, UnixFileMode.UserRead | UnixFileMode.UserExecute);
+        return file;
     }
 
     private static string Script

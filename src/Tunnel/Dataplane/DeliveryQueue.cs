@@ -72,6 +72,8 @@ internal sealed class DeliveryQueue
         shape = shape with { MayJoin = shape.MayJoin && isSegmentSizeKnown };
         if (shape.Protocol == 0)
         {
+            // It may be a fragment, of any flow: nothing that comes later goes before it.
+            _lastOfFlow.AsSpan().Clear();
             AddItem(index, shape, bytes, closed: true);
             return;
         }

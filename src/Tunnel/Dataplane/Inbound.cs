@@ -24,6 +24,9 @@ public sealed class Inbound
     private const int LongestReturned = 128;
     private const int StrangerPause = 1000;
 
+    // The source of what we ourselves write to the device to be encapsulated (docs/decisions/0017), and never a peer's.
+    private static readonly InetAddress Nobody = InetAddress.FromIpv4(0);
+
     private readonly IUnderlay _underlay;
     private readonly RoutingHolder _routing;
     private readonly PeerCounters _network;
@@ -468,13 +471,13 @@ public sealed class Inbound
         return true;
     }
 
-    // 5: 0.0.0.0 is nobody's address, and marks what we ourselves write to the device to be encapsulated (docs/decisions/0017).
-    private static Peer? OwnerOf(uint source, RoutingSnapshot routing) => source == 0 ? null : routing.Routes.LookupIpv4(source);
+    // 5: what has nobody's source is nobody's.
+    private static Peer? OwnerOf(uint source, RoutingSnapshot routing) => source == Nobody.Ipv4 ? null : routing.Routes.LookupIpv4(source);
 
     // 5: the inner source must be this peer's by the same longest-prefix rule that sends packets to it.
     private bool IsSourceAllowed(Peer peer, Peer? owner, InetAddress innerSource, InetAddress innerDestination, RoutingSnapshot routing)
     {
-        if (!ReferenceEquals(owner, peer) && !routing.Shares(peer, innerSource))
+        if (!ReferenceEquals(owner, peer) && (innerSource == Nobody || !routing.Shares(peer, innerSource)))
         {
             NoteStraySource(peer, innerSource);
             return Refuse(peer, DropReason.SourceNotInPeerSubnets);

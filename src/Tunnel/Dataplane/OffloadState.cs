@@ -33,6 +33,10 @@ public enum Offloads
 /// </summary>
 public sealed class OffloadState(Offloads initial)
 {
+    /// <summary>Every offload that there is.</summary>
+    public const Offloads All =
+        Offloads.TunTcp | Offloads.TunUdp | Offloads.UdpSegment | Offloads.UdpGro | Offloads.GreSegment | Offloads.GreUdpSegment;
+
     private readonly Lock _gate = new();
     private int _active = (int)initial;
     private (Offloads Offload, string Reason)[] _refused = [];

@@ -173,37 +173,37 @@ public sealed class Outbound
     {
         if (isMulticast)
         {
-            Drop(null, DropReason.InnerMulticast);
+            Drop(null, DropReason.InnerMulticast, CountSegments());
             return null;
         }
 
         if (found is null)
         {
-            Drop(null, DropReason.NoRoute);
+            Drop(null, DropReason.NoRoute, CountSegments());
             return null;
         }
 
         if (timeToLive == 0)
         {
-            Drop(found, DropReason.InnerTtlExpired);
+            Drop(found, DropReason.InnerTtlExpired, CountSegments());
             return null;
         }
 
         if (!found.IsReady)
         {
-            Drop(found, DropReason.PeerNotReady);
+            Drop(found, DropReason.PeerNotReady, CountSegments());
             return null;
         }
 
         if (found.Target.Refuses)
         {
-            Drop(found, DropReason.EndpointRefuses);
+            Drop(found, DropReason.EndpointRefuses, CountSegments());
             return null;
         }
 
         if (source == found.Settings.Local || source == found.Settings.Endpoint)
         {
-            Drop(found, DropReason.InnerSourceIsEndpoint);
+            Drop(found, DropReason.InnerSourceIsEndpoint, CountSegments());
             return null;
         }
 
@@ -215,6 +215,13 @@ public sealed class Outbound
     {
         (peer?.Counters[_worker] ?? _network).CountDrops(reason, packets);
         Note(peer, reason);
+    }
+
+    // A super-packet counts as its segments, whatever becomes of it. Its IP header is checked.
+    private int CountSegments()
+    {
+        ref Packet packet = ref _packets[_index];
+        return packet.Offload.Gso != GsoType.None && Segmentation.TryBegin(packet.Bytes, packet.Offload, out Segmentation segments) ? segments.Count : 1;
     }
 
     private void Note(Peer? peer, DropReason? reason)

@@ -43,9 +43,14 @@ internal sealed class HostUnderlay : IUnderlayPaths, IUnderlayReception, IUnderl
 
     private readonly Lock _lock = new();
     private readonly UnderlaySettings _settings;
+    private readonly OffloadState _offloads;
     private readonly InheritedDescriptors _inherited;
     private readonly WorkerUnderlay[] _workers;
     private readonly PacketSender?[] _packetSenders;
+
+    // What GRE-in-UDP is sent from; chosen by the first sender where null.
+    private IReadOnlyList<ushort>? _sourcePorts4;
+    private IReadOnlyList<ushort>? _sourcePorts6;
     private bool _acceptsGre = true;
     private bool _acceptsGreUdp;
     private bool _isByRing;
@@ -58,9 +63,11 @@ internal sealed class HostUnderlay : IUnderlayPaths, IUnderlayReception, IUnderl
     public HostUnderlay(UnderlaySettings settings, OffloadState offloads, InheritedDescriptors? inherited = null)
     {
         _settings = settings;
+        _offloads = offloads;
         _inherited = inherited ?? InheritedDescriptors.None;
         _workers = new WorkerUnderlay[settings.Workers];
         _packetSenders = new PacketSender?[settings.Workers];
+        _sourcePorts4 = _sourcePorts6 = settings.SourcePort is ushort port ? [port] : null;
         try
         {
             FileDescriptor[]? inherited4 = TryInherit(Raw4, isIpv6: false, settings.Ipv4, port: 0);
@@ -70,7 +77,7 @@ internal sealed class HostUnderlay : IUnderlayPaths, IUnderlayReception, IUnderl
                 RawGreSocket? raw4 = settings.Ipv4 is InetAddress local4 ? new RawGreSocket(isIpv6: false, local4, inherited4?[i]) : null;
                 RawGreSocket? raw6 = settings.Ipv6 is InetAddress local6 ? OpenOrClose(() => new RawGreSocket(isIpv6: true, local6, inherited6?[i]), raw4) : null;
                 int worker = i;
-                _workers[i] = new WorkerUnderlay(raw4, raw6, i, offloads, isIpv6 => OpenSender(worker, isIpv6, offloads));
+                _workers[i] = new WorkerUnderlay(raw4, raw6, i, offloads, isIpv6 => OpenSender(worker, isIpv6));
             }
         }
         catch
@@ -293,12 +300,12 @@ internal sealed class HostUnderlay : IUnderlayPaths, IUnderlayReception, IUnderl
             WorkerUnderlay worker = _workers[i];
             if (_settings.ReceivesUdp(_settings.Ipv4) && _settings.Ipv4 is InetAddress local4)
             {
-                worker.Udp4 ??= new UdpReceiver(isIpv6: false, local4, _settings.UdpPort, isShared, inherited4?[i]);
+                worker.Udp4 ??= new UdpReceiver(isIpv6: false, local4, _settings.UdpPort, isShared, _offloads, inherited4?[i]);
             }
 
             if (_settings.ReceivesUdp(_settings.Ipv6) && _settings.Ipv6 is InetAddress local6)
             {
-                worker.Udp6 ??= new UdpReceiver(isIpv6: true, local6, _settings.UdpPort, isShared, inherited6?[i]);
+                worker.Udp6 ??= new UdpReceiver(isIpv6: true, local6, _settings.UdpPort, isShared, _offloads, inherited6?[i]);
             }
         }
     }
@@ -308,11 +315,11 @@ internal sealed class HostUnderlay : IUnderlayPaths, IUnderlayReception, IUnderl
         kind, _workers.Length, descriptor => local is InetAddress address && InetSocket.IsBound(descriptor, isIpv6, address, port));
 
     // On the worker's thread, once.
-    private UdpSender OpenSender(int worker, bool isIpv6, OffloadState offloads)
+    private UdpSender OpenSender(int worker, bool isIpv6)
     {
-        if (_settings.SourcePort == _settings.UdpPort)
+        lock (_lock)
         {
-            lock (_lock)
+            if (_settings.SourcePort == _settings.UdpPort)
             {
                 if ((isIpv6 ? _workers[worker].Udp6 : _workers[worker].Udp4) is null)
                 {
@@ -326,11 +333,14 @@ internal sealed class HostUnderlay : IUnderlayPaths, IUnderlayReception, IUnderl
 
                 if ((isIpv6 ? _workers[worker].Udp6 : _workers[worker].Udp4) is UdpReceiver receiver)
                 {
-                    return new UdpSender(isIpv6, receiver, _settings.UdpPort, offloads);
+                    return new UdpSender(isIpv6, receiver, _settings.UdpPort, _offloads);
                 }
             }
-        }
 
-        return new UdpSender(isIpv6, (isIpv6 ? _settings.Ipv6 : _settings.Ipv4) ?? InetAddress.None, _settings.SourcePort, offloads);
+            ref IReadOnlyList<ushort>? ports = ref isIpv6 ? ref _sourcePorts6 : ref _sourcePorts4;
+            var sender = new UdpSender(isIpv6, (isIpv6 ? _settings.Ipv6 : _settings.Ipv4) ?? InetAddress.None, ports, _offloads);
+            ports = sender.Ports;
+            return sender;
+        }
     }
 }

@@ -23,6 +23,10 @@ internal sealed unsafe class KernelSegmenter : IDisposable
     // Many times what GRO holds packets back for.
     private const int InUseMilliseconds = 50;
 
+    // The kernel makes nothing longer than SKB_MAX_ALLOC, 16,064 bytes with pages of 4 KiB, of a packet that it is not to cut: with longer ones, on links
+    // that carry them, the program would fail.
+    private const int LongestWhole = 15_000;
+
     // Flows that share an entry only send packets by a way that costs about as much.
     private const uint Flows = 4096;
     private const int LongestOuter = Ipv4Header.Length + GreHeader.MinLength + 4;
@@ -87,7 +91,7 @@ internal sealed unsafe class KernelSegmenter : IDisposable
     public bool MustFollow(int worker, GatherBatch batch, int index)
     {
         ref GatherPacket packet = ref batch[index];
-        return !packet.IsFragment && (packet.FollowsUncut || (packet.FlowHash != 0 && _workers[worker].IsInUseFor(packet.FlowHash))) &&
+        return !packet.IsFragment && packet.Length <= LongestWhole && (packet.FollowsUncut || (packet.FlowHash != 0 && _workers[worker].IsInUseFor(packet.FlowHash))) &&
             (GreFlags(batch.Pieces(index)[0].Span) & (GreHeader.FlagChecksum | GreHeader.FlagSequence)) == 0;
     }
 

@@ -7,6 +7,7 @@ internal static unsafe partial class LibC
     public static int ENOENT => 2;
     public static int ESRCH => 3;
     public static int EINTR => 4;
+    public static int EIO => 5;
     public static int ENXIO => 6;
     public static int EAGAIN => 11;
     public static int ENOMEM => 12;
@@ -16,6 +17,7 @@ internal static unsafe partial class LibC
     public static int ENODEV => 19;
     public static int EINVAL => 22;
     public static int ERANGE => 34;
+    public static int EBADFD => 77;
     public static int EMSGSIZE => 90;
     public static int EPROTONOSUPPORT => 93;
     public static int EOPNOTSUPP => 95;

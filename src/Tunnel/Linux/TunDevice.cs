@@ -110,20 +110,29 @@ internal sealed unsafe class TunDevice : ITunDevice, ITunInjector
     /// Asks the kernel to hand over super-packets and unfinished checksums (TUNSETOFFLOAD), as much of it as this kernel knows. Once for
     /// all queues of the device.
     /// </summary>
-    /// <returns>What the kernel agreed to; <see cref="Offloads.GreUdpSegment"/> where it takes super-packets inside UDP tunnels.</returns>
-    public Offloads EnableOffloads()
+    /// <param name="offloads">Where those are turned off that it refuses: of TCP, of UDP, and of what is inside UDP tunnels.</param>
+    public void EnableOffloads(OffloadState offloads)
     {
         const int Tcp = Uapi.TUN_F_CSUM | Uapi.TUN_F_TSO4 | Uapi.TUN_F_TSO6;
         const int Udp = Uapi.TUN_F_USO4 | Uapi.TUN_F_USO6;
 
         // Asked for only to learn whether this kernel knows them; nobody here could cut those that would be read.
-        bool takesTunnels = !Sys.Ioctl(_fd, Uapi.TUNSETOFFLOAD, Tcp | Udp | Uapi.TUN_F_UDP_TUNNEL_GSO | Uapi.TUN_F_UDP_TUNNEL_GSO_CSUM).IsError;
-        if (!Sys.Ioctl(_fd, Uapi.TUNSETOFFLOAD, Tcp | Udp).IsError)
+        if (Sys.Ioctl(_fd, Uapi.TUNSETOFFLOAD, Tcp | Udp | Uapi.TUN_F_UDP_TUNNEL_GSO | Uapi.TUN_F_UDP_TUNNEL_GSO_CSUM).IsError)
         {
-            return Offloads.TunTcp | Offloads.TunUdp | (takesTunnels ? Offloads.GreUdpSegment : Offloads.None);
+            offloads.Refuse(Offloads.GreUdpSegment, "the TUN device takes no super-packets inside UDP tunnels (Linux 6.17)");
         }
 
-        return Sys.Ioctl(_fd, Uapi.TUNSETOFFLOAD, Tcp).IsError ? Offloads.None : Offloads.TunTcp;
+        if (!Sys.Ioctl(_fd, Uapi.TUNSETOFFLOAD, Tcp | Udp).IsError)
+        {
+            return;
+        }
+
+        offloads.Refuse(Offloads.TunUdp, "the TUN device has no UDP super-packets (Linux 6.2)");
+        SysResult tcp = Sys.Ioctl(_fd, Uapi.TUNSETOFFLOAD, Tcp);
+        if (tcp.IsError)
+        {
+            offloads.Refuse(Offloads.TunTcp, $"the TUN device has no super-packets: {tcp.Reason}");
+        }
     }
 
     /// <inheritdoc/>
@@ -209,8 +218,11 @@ internal sealed unsafe class TunDevice : ITunDevice, ITunInjector
         }
 
         SysResult written = Sys.WriteVector(_fd, _pieces.Address, 1 + pieces.Length);
-        return written.IsError ? SendErrors.ResultOf(written) : TransmitResult.Sent;
+        return !written.IsError ? TransmitResult.Sent : IsGone(written) ? TransmitResult.Unreachable : SendErrors.ResultOf(written);
     }
+
+    // A device that is down, or was deleted, refuses whatever it is given: that says nothing about the packet.
+    private static bool IsGone(SysResult refusal) => refusal.Errno == EIO || refusal.Errno == EBADFD;
 
     // linux/virtio_net.h. The GSO type may carry the ECN bit, which says nothing that the TCP header does not.
     private static Offload Decode(in virtio_net_hdr_v1 header) => new(

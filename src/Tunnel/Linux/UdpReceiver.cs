@@ -32,6 +32,7 @@ internal sealed unsafe class UdpReceiver : IDisposable
     private readonly PinnedArray<sockaddr_in6> _sources = new(MessageCount);
     private readonly PinnedArray<byte> _controls = new(MessageCount * ControlSize);
 
+    private readonly bool _coalesces;
     private int _singles;
 
     /// <summary>Opens and binds the socket. It receives nothing before <see cref="Take"/>.</summary>
@@ -39,17 +40,23 @@ internal sealed unsafe class UdpReceiver : IDisposable
     /// <param name="local">The address to receive at, or <see cref="InetAddress.None"/> for every local one.</param>
     /// <param name="port">The port.</param>
     /// <param name="isShared">Whether other workers receive at the same port.</param>
+    /// <param name="offloads">Where UDP_GRO is turned off if the kernel refuses it.</param>
     /// <param name="inherited">A socket like this one that an earlier process has left, with the packets that have come meanwhile; null for a new one.</param>
     /// <exception cref="DeviceOpenException">It cannot be opened or bound; says why and what to do.</exception>
-    public UdpReceiver(bool isIpv6, InetAddress local, ushort port, bool isShared, FileDescriptor? inherited = null)
+    public UdpReceiver(bool isIpv6, InetAddress local, ushort port, bool isShared, OffloadState offloads, FileDescriptor? inherited = null)
     {
         _isIpv6 = isIpv6;
         _descriptor = inherited ?? UdpSocket.Open(isIpv6);
         _fd = _descriptor.Number;
         try
         {
-            CoalescesOnReceive = TryCoalesce(true);
-            IsCoalescing = CoalescesOnReceive;
+            SysResult coalesced = Coalesce(true);
+            if (coalesced.IsError)
+            {
+                offloads.Refuse(Offloads.UdpGro, $"the kernel coalesces no datagrams for this host (UDP_GRO, Linux 5.0): {coalesced.Reason}");
+            }
+
+            IsCoalescing = _coalesces = !coalesced.IsError;
             if (inherited is null)
             {
                 SetUp(_fd, isIpv6, local, port, isShared);
@@ -74,9 +81,6 @@ internal sealed unsafe class UdpReceiver : IDisposable
 
     /// <summary>The socket to wait on.</summary>
     public int Descriptor => _fd;
-
-    /// <summary>Whether this kernel has UDP_GRO (Linux 5.0).</summary>
-    public bool CoalescesOnReceive { get; }
 
     /// <summary>Whether the kernel coalesces now: while datagrams come in bursts.</summary>
     public bool IsCoalescing { get; private set; }
@@ -139,7 +143,7 @@ internal sealed unsafe class UdpReceiver : IDisposable
     {
         if (!IsCoalescing)
         {
-            IsCoalescing = CoalescesOnReceive && count >= Burst && TryCoalesce(true);
+            IsCoalescing = _coalesces && count >= Burst && !Coalesce(true).IsError;
         }
         else if (count > 1 || isCoalesced)
         {
@@ -148,7 +152,7 @@ internal sealed unsafe class UdpReceiver : IDisposable
         else if (++_singles == QuietCalls)
         {
             _singles = 0;
-            IsCoalescing = !TryCoalesce(false);
+            IsCoalescing = Coalesce(false).IsError;
         }
     }
 
@@ -161,15 +165,21 @@ internal sealed unsafe class UdpReceiver : IDisposable
             return datagrams.Length;
         }
 
-        return gre.HeaderLength + gre.ProtocolType switch
+        int length = gre.HeaderLength + gre.ProtocolType switch
         {
             EtherType.Ipv4 when Ipv4View.TryParse(gre.Payload, out Ipv4View inner) => inner.TotalLength,
             EtherType.Ipv6 when Ipv6View.TryParse(gre.Payload, out Ipv6View inner) => inner.TotalLength,
             _ => gre.Payload.Length,
         };
+
+        // Else it is one datagram, with something behind its packet.
+        return IsGreOfIp(datagrams[length..]) ? length : datagrams.Length;
     }
 
-    private bool TryCoalesce(bool wanted) => !Sys.SetOption(_fd, Uapi.SOL_UDP, Uapi.UDP_GRO, wanted ? 1 : 0).IsError;
+    private static bool IsGreOfIp(ReadOnlySpan<byte> bytes) =>
+        GreView.TryParse(bytes, out GreView gre) == GreParseResult.Ok && gre.ProtocolType is EtherType.Ipv4 or EtherType.Ipv6;
+
+    private SysResult Coalesce(bool wanted) => Sys.SetOption(_fd, Uapi.SOL_UDP, Uapi.UDP_GRO, wanted ? 1 : 0);
 
     private msghdr* Message(int index) => (msghdr*)(_messages.Address + index);
 

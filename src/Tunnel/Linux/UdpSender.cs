@@ -8,8 +8,9 @@ namespace Tunnel.Linux;
 
 /// <summary>
 /// Sends GRE-in-UDP (RFC 8086) over one address family: from one of several ports, chosen by the inner flow's hash, so that routers and
-/// receivers can spread flows; or from one port. Datagrams of a flow leave many at a time (UDP_SEGMENT); the kernel computes their checksums.
-/// Nothing is received at these ports. Thread rule: as <see cref="IUnderlay"/>'s.
+/// receivers can spread flows; or from one port. All workers send from the same ports: a flow keeps its own when it moves to another worker.
+/// Datagrams of a flow leave many at a time (UDP_SEGMENT); the kernel computes their checksums. Nothing is received at these ports.
+/// Thread rule: as <see cref="IUnderlay"/>'s.
 /// </summary>
 internal sealed unsafe class UdpSender : IDisposable
 {
@@ -35,15 +36,15 @@ internal sealed unsafe class UdpSender : IDisposable
     /// <summary>Opens the sockets.</summary>
     /// <param name="isIpv6">The address family.</param>
     /// <param name="local">The address to send from, or <see cref="InetAddress.None"/> for the kernel's choice.</param>
-    /// <param name="sourcePort">The port to send from; null for several, by flow.</param>
+    /// <param name="sourcePorts">The ports to send from, in the order in which flows are spread over them; null for several that nobody has.</param>
     /// <param name="offloads">Where it is known whether UDP_SEGMENT may be used.</param>
     /// <exception cref="DeviceOpenException">A socket cannot be opened or bound; says why and what to do.</exception>
-    public UdpSender(bool isIpv6, InetAddress local, ushort? sourcePort, OffloadState offloads)
+    public UdpSender(bool isIpv6, InetAddress local, IReadOnlyList<ushort>? sourcePorts, OffloadState offloads)
     {
         _isIpv6 = isIpv6;
         _offloads = offloads;
         _controls = new PinnedArray<byte>(MessageSender.MaxMessages * ControlsSize);
-        _descriptors = new FileDescriptor[sourcePort is null ? PortCount : 1];
+        _descriptors = new FileDescriptor[sourcePorts?.Count ?? PortCount];
         _ports = new Port[_descriptors.Length];
         try
         {
@@ -51,7 +52,7 @@ internal sealed unsafe class UdpSender : IDisposable
             {
                 _descriptors[i] = UdpSocket.Open(isIpv6);
                 int fd = _descriptors[i].Number;
-                _ports[i] = new Port(fd, SetUp(fd, local, sourcePort));
+                _ports[i] = new Port(fd, SetUp(fd, local, sourcePorts?[i]));
                 LinkMessages(_ports[i].Messages);
             }
         }
@@ -108,6 +109,9 @@ internal sealed unsafe class UdpSender : IDisposable
         }
     }
 
+    /// <summary>The ports, for another worker's sender.</summary>
+    public IReadOnlyList<ushort> Ports => [.. _ports.Select(port => port.Number)];
+
     /// <summary>The port that a flow is sent from.</summary>
     public ushort PortOf(uint flowHash) => PortFor(flowHash).Number;
 
@@ -142,11 +146,12 @@ internal sealed unsafe class UdpSender : IDisposable
         return count;
     }
 
-    // The kernel refused to cut. Its datagrams go one by one, and where those are taken, the offload is off from now on.
+    // The kernel refused to cut. Its datagrams go one by one, and where all of those are taken, the offload is off from now on.
     private TransmitResult SendSingly(MessageSender messages, GatherBatch batch, int index, ref SendPatience patience)
     {
         int size = batch[index].SegmentSize;
         bool anySent = false;
+        bool allSent = true;
         TransmitResult last = TransmitResult.Failed;
         _single.Clear();
         foreach (Piece piece in batch.Pieces(index))
@@ -167,11 +172,12 @@ internal sealed unsafe class UdpSender : IDisposable
                 _ = Send(messages, _single, 0, 1, ref patience);
                 last = _single[0].Result;
                 anySent |= last == TransmitResult.Sent;
+                allSent &= last == TransmitResult.Sent;
                 _single.Clear();
             }
         }
 
-        if (anySent)
+        if (allSent)
         {
             _offloads.Refuse(Offloads.UdpSegment, "the kernel refused to send several datagrams at once (UDP_SEGMENT)");
         }
@@ -185,28 +191,32 @@ internal sealed unsafe class UdpSender : IDisposable
     private ushort SetUp(int fd, InetAddress local, ushort? sourcePort)
     {
         UdpSocket.SetBuffers(fd, BufferSize);
-        if (sourcePort is ushort fixedPort)
+        if (sourcePort is ushort known)
         {
-            // Workers share it.
-            UdpSocket.Set(fd, SOL_SOCKET, Uapi.SO_REUSEPORT, 1);
-            UdpSocket.Bind(fd, _isIpv6, local, fixedPort);
-            return fixedPort;
+            Share(fd);
+            UdpSocket.Bind(fd, _isIpv6, local, known);
+            return known;
         }
 
-        for (int i = 1; i < PortTries; i++)
+        // Shared only once it is bound: a port that another program shares would be had as well, and with it what arrives there for that program.
+        ushort port = AnyPort();
+        int tries = 1;
+        for (; tries < PortTries && InetSocket.TryBind(fd, _isIpv6, local, port).IsError; tries++)
         {
-            ushort port = AnyPort();
-            if (!InetSocket.TryBind(fd, _isIpv6, local, port).IsError)
-            {
-                return port;
-            }
+            port = AnyPort();
         }
 
-        // The last try says what is wrong.
-        ushort last = AnyPort();
-        UdpSocket.Bind(fd, _isIpv6, local, last);
-        return last;
+        if (tries == PortTries)
+        {
+            // The last try says what is wrong.
+            UdpSocket.Bind(fd, _isIpv6, local, port);
+        }
+
+        Share(fd);
+        return port;
     }
+
+    private static void Share(int fd) => UdpSocket.Set(fd, SOL_SOCKET, Uapi.SO_REUSEPORT, 1);
 
     private static ushort AnyPort() => (ushort)Random.Shared.Next(FirstPort, ushort.MaxValue + 1);
 

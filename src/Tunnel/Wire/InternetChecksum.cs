@@ -18,10 +18,17 @@ public static class InternetChecksum
     public static ushort Sum(ReadOnlySpan<byte> data, uint initial = 0)
     {
         ulong sum = 0;
+        while (Vector512.IsHardwareAccelerated && data.Length >= Vector512<byte>.Count)
+        {
+            int rounds = Math.Min(data.Length / Vector512<byte>.Count, RoundsWithoutOverflow);
+            sum += SumVectors512(data[..(rounds * Vector512<byte>.Count)]);
+            data = data[(rounds * Vector512<byte>.Count)..];
+        }
+
         while (data.Length >= Vector256<byte>.Count)
         {
             int rounds = Math.Min(data.Length / Vector256<byte>.Count, RoundsWithoutOverflow);
-            sum += SumVectors(data[..(rounds * Vector256<byte>.Count)]);
+            sum += SumVectors256(data[..(rounds * Vector256<byte>.Count)]);
             data = data[(rounds * Vector256<byte>.Count)..];
         }
 
@@ -69,7 +76,21 @@ public static class InternetChecksum
         return (ushort)sum;
     }
 
-    private static ulong SumVectors(ReadOnlySpan<byte> data)
+    private static ulong SumVectors512(ReadOnlySpan<byte> data)
+    {
+        Vector512<uint> lanes = Vector512<uint>.Zero;
+        Vector512<uint> low = Vector512.Create(0xffffu);
+        while (data.Length >= Vector512<byte>.Count)
+        {
+            Vector512<uint> words = Vector512.Create(data).AsUInt32();
+            lanes += (words & low) + (words >>> 16);
+            data = data[Vector512<byte>.Count..];
+        }
+
+        return Vector512.Sum(Vector512.WidenLower(lanes)) + Vector512.Sum(Vector512.WidenUpper(lanes));
+    }
+
+    private static ulong SumVectors256(ReadOnlySpan<byte> data)
     {
         Vector256<uint> lanes = Vector256<uint>.Zero;
         Vector256<uint> low = Vector256.Create(0xffffu);

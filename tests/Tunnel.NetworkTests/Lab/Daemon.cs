@@ -84,7 +84,8 @@ internal sealed class Daemon : IAsyncDisposable
         notify.Bind(new UnixDomainSocketEndPoint(notifyPath));
 
         _earlierLogs.Append(_process?.Log);
-        _process = Host.Start(new Dictionary<string, string> { ["NOTIFY_SOCKET"] = notifyPath }, [.. Words(), .. options]);
+        // A killed process leaves the runtime's diagnostic socket, which lies in TMPDIR.
+        _process = Host.Start(new Dictionary<string, string> { ["NOTIFY_SOCKET"] = notifyPath, ["TMPDIR"] = Host.Directory }, [.. Words(), .. options]);
         using var timer = new CancellationTokenSource(Command.Deadline);
         byte[] message = new byte[4096];
         while (true)

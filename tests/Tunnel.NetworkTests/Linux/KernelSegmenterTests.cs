@@ -264,6 +264,54 @@ public sealed class KernelSegmenterTests
         Assert.Single(ends.Send(peer, inner, offload, isIpv4: true, bytes => bytes - 64, 3000));
     }
 
+    [SkippableFact]
+    public void WhileTheDeviceIsDownNothingIsSentAndTheOffloadStays()
+    {
+        using var ends = new SegmenterLab();
+        var offloads = new OffloadState(Offloads.GreSegment);
+        HostUnderlay sender = ends.Lab.OpenHost(ends.Lab.A, offloads: offloads);
+        ends.Lab.A.Run(() => sender.UsePaths(UnderlayPath.Raw, UnderlayPath.Packet));
+        sender.Workers[0].Segmenter = ends.Segmenter;
+        Peer peer = Overlay.Peer(endpoint: B4, local: A4);
+        peer.Target.Neighbor = Neighbor(ends.Lab.A, ends.Lab.B);
+        byte[] inner = Packets.TcpPacket("172.17.51.2", "172.17.52.2", Packets.Payload(3000), isPartial: true, flags: 0x10);
+        foreach ((string state, TransmitResult expected) in new[] { ("down", TransmitResult.Unreachable), ("up", TransmitResult.Sent) })
+        {
+            ends.Lab.A.Ip($"link set gretun0 {state}");
+            GatherBatch super = SegmenterLab.BatchOf(peer, inner, new Offload(GsoType.TcpV4, 1000, 40, true, 20, 16), isIpv4: true);
+            sender.Workers[0].Send(super);
+            Assert.Equal(expected, super[0].Result);
+            Assert.True(offloads.Has(Offloads.GreSegment));
+        }
+    }
+
+    // The kernel can't encapsulate what is so long and not to be cut.
+    [SkippableTheory]
+    [InlineData(14_000, true)]
+    [InlineData(20_000, false)]
+    [InlineData(65_000, false)]
+    public void ALongPacketThatIsNotCutArrivesWhicheverWayItGoes(int length, bool throughTun)
+    {
+        using var ends = new SegmenterLab();
+        ends.Lab.A.Ip("link set eth0 mtu 65535");
+        ends.Lab.B.Ip("link set eth0 mtu 65535");
+        HostUnderlay sender = ends.Lab.OpenHost(ends.Lab.A, offloads: new OffloadState(Offloads.GreSegment));
+        HostUnderlay receiver = ends.Lab.OpenHost(ends.Lab.B);
+        ends.Lab.A.Run(() => sender.UsePaths(UnderlayPath.Raw, UnderlayPath.Packet));
+        sender.Workers[0].Segmenter = ends.Segmenter;
+        Peer peer = Overlay.Peer(endpoint: B4, local: A4);
+        peer.Target.Neighbor = Neighbor(ends.Lab.A, ends.Lab.B);
+        byte[] packet = Packets.Outer(A4, B4, Packets.GrePacket(Packets.UdpPacket("172.17.51.2", "172.17.52.2", Packets.Payload(length))));
+        GatherBatch batch = RawGreLab.BatchOf(packet);
+        batch[0].Target = peer.Target;
+        batch[0].FollowsUncut = true;
+
+        sender.Workers[0].Send(batch);
+
+        Assert.Equal((TransmitResult.Sent, throughTun ? 1 : 0), (batch[0].Result, ends.ReceivedByTun));
+        Assert.Equal(packet, Assert.Single(Receive(receiver.Workers[0], 1)));
+    }
+
     // Through the TUN device goes what the kernel cuts, and what must not overtake it.
     [SkippableTheory]
     [InlineData(null)]
@@ -376,7 +424,9 @@ public sealed class KernelSegmenterTests
             _guardB = Lab.Open(Lab.B);
             WarmUp(_guardA, _guardB, Packet(A4, B4));
             _tun = Lab.A.Run(() => new TunDevice("gretun0"));
-            TakesUdpTunnels = _tun.EnableOffloads().HasFlag(Offloads.GreUdpSegment);
+            var offloads = new OffloadState(OffloadState.All);
+            _tun.EnableOffloads(offloads);
+            TakesUdpTunnels = offloads.Has(Offloads.GreUdpSegment);
             Lab.A.Ip("link set gretun0 up");
             int index = Index(Lab.A, "gretun0");
             Segmenter = Lab.A.Run(() => new KernelSegmenter(index, [_tun]));

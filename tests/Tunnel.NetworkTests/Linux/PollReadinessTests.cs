@@ -54,6 +54,34 @@ public sealed class PollReadinessTests
         Assert.Equal(Ready.Stopped, await Task.Run(readiness.Wait).WaitAsync(Patience));
     }
 
+    // Busy for a minute it never sleeps in this test; busy for a millisecond it soon does. Either way it finds what comes.
+    [SkippableTheory]
+    [InlineData(60_000_000)]
+    [InlineData(1000)]
+    public async Task ABusyWaitLooksForPacketsForItsTimeAndSleepsThen(int microseconds)
+    {
+        using RawGreLab lab = Direct();
+        using TunDevice tun = OpenTun(lab);
+        using var readiness = new PollReadiness(tun, lab.Open(lab.B), microseconds);
+        var thread = new TaskCompletionSource<string>();
+        Task<Ready> waiting = Task.Factory.StartNew(
+            () =>
+            {
+                thread.SetResult($"/proc/{new FileInfo("/proc/thread-self").LinkTarget}/stat");
+                return readiness.Wait();
+            },
+            TaskCreationOptions.LongRunning);
+        string stat = await thread.Task.WaitAsync(Patience);
+
+        // proc_pid_stat(5): behind the name the state, and as the 12th and 13th from there the ticks of its processor time.
+        string[] Fields() => File.ReadAllText(stat).Split(')')[^1].Split(' ', StringSplitOptions.RemoveEmptyEntries);
+        Assert.True(NetnsThread.Eventually(() => microseconds == 1000 ? Fields()[0] == "S" : long.Parse(Fields()[11]) + long.Parse(Fields()[12]) > 5));
+        Assert.False(waiting.IsCompleted);
+
+        SendIntoTun(lab);
+        Assert.Equal(Ready.Tun, await waiting.WaitAsync(Patience));
+    }
+
     [SkippableFact]
     public async Task ADeviceThatIsDownKeepsTheWaitAsleep()
     {

@@ -226,7 +226,7 @@ public sealed class TunDeviceTests
 
         lab.Tun.Write(writes);
 
-        Assert.Equal(TransmitResult.Failed, writes[0].Result);
+        Assert.Equal(TransmitResult.Unreachable, writes[0].Result);
         Assert.Equal(0, lab.Tun.Read(new PacketBatch(1)));
     }
 
@@ -240,7 +240,7 @@ public sealed class TunDeviceTests
 
         lab.Tun.Write(writes);
 
-        Assert.Equal(TransmitResult.Failed, writes[0].Result);
+        Assert.Equal(TransmitResult.Unreachable, writes[0].Result);
         Assert.Equal(0, lab.Tun.Read(new PacketBatch(1)));
     }
 

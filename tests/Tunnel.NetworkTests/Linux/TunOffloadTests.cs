@@ -120,7 +120,10 @@ public sealed class TunOffloadTests
             _tunB = Open(B, 2);
             if (enableOffloads)
             {
-                Agreed = _tunA.EnableOffloads() & _tunB.EnableOffloads();
+                var offloads = new OffloadState(OffloadState.All);
+                _tunA.EnableOffloads(offloads);
+                _tunB.EnableOffloads(offloads);
+                Agreed = offloads.Active;
             }
 
             _readyA = new PollReadiness(_tunA, NoUnderlay());

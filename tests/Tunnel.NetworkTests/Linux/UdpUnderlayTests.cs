@@ -158,6 +158,26 @@ public sealed class UdpUnderlayTests
         Assert.Equal(burst, DatagramsOf(batch, 0));
     }
 
+    // GRE ends where its datagram does, not where the packet inside does.
+    [SkippableTheory]
+    [InlineData(A4, B4)]
+    [InlineData(A6, B6)]
+    public void WhatIsBehindThePacketInsideIsNoDatagramOfItsOwn(string source, string destination)
+    {
+        using RawGreLab lab = Direct();
+        (HostUnderlay a, HostUnderlay b) = OpenBoth(lab);
+        byte[] padded = [.. GreOf(source, destination, 40), .. new byte[8]];
+        for (int i = 0; i < 65; i++)
+        {
+            Send(lab, a, destination, [padded]);
+            (byte[] bytes, Packet packet) = Assert.Single(Receive(b.Workers[0], 1));
+            Assert.Equal(padded, bytes);
+            Assert.Equal(0, packet.SegmentSize);
+        }
+
+        Assert.False(ReceiverOf(b, destination).IsCoalescing);
+    }
+
     [SkippableTheory]
     [InlineData(A4, B4)]
     [InlineData(A6, B6)]
@@ -228,6 +248,26 @@ public sealed class UdpUnderlayTests
         Assert.InRange(ports.Values.Distinct().Count(), 8, 64);
     }
 
+    // Else worker and port would depend on each other at both ends, and might never come to rest.
+    [SkippableTheory]
+    [InlineData(B4)]
+    [InlineData(B6)]
+    public void AFlowKeepsItsSourcePortWhicheverWorkerSendsIt(string destination)
+    {
+        using RawGreLab lab = Direct();
+        HostUnderlay a = lab.OpenHost(lab.A, Everywhere with { Workers = 3 });
+        using Socket receiver = OpenSocket(lab.B, destination);
+        for (uint flow = 0; flow < 32; flow++)
+        {
+            int[] ports = [.. Enumerable.Range(0, 3).Select(worker =>
+            {
+                Assert.Equal([TransmitResult.Sent], Send(lab, a, destination, [[1]], flow: flow, worker: worker));
+                return PortOfNext(receiver);
+            })];
+            Assert.Single(ports.Distinct());
+        }
+    }
+
     [SkippableTheory]
     [InlineData(B4, 5555)]
     [InlineData(B6, 5555)]
@@ -293,6 +333,22 @@ public sealed class UdpUnderlayTests
         Assert.Equal(gre, ReceiveBytes(b.Workers[0], gre.Length).SelectMany(packet => packet.Bytes));
         Assert.Equal([Offloads.UdpSegment], refused);
         Assert.Equal(Offloads.None, offloads.Active);
+    }
+
+    // What refuses a datagram may have refused them together.
+    [SkippableFact]
+    public void WhereADatagramIsRefusedByItselfTooTheOffloadStays()
+    {
+        using RawGreLab lab = Direct();
+        var offloads = new OffloadState(Offloads.UdpSegment);
+        HostUnderlay a = lab.OpenHost(lab.A, offloads: offloads);
+        lab.A.Exec("nft add table ip t");
+        lab.A.Exec("nft add chain ip t o { type filter hook output priority 0; }");
+        lab.A.Exec("nft add rule ip t o udp length 78 drop");
+
+        Send(lab, a, B4, [Packets.Payload((140 * 100) + 70)], segmentSize: 100);
+
+        Assert.True(offloads.Has(Offloads.UdpSegment));
     }
 
     [SkippableTheory]

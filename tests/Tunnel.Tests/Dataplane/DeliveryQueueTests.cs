@@ -199,6 +199,21 @@ public sealed class DeliveryQueueTests : IDisposable
         AssertReceived(packets);
     }
 
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void What_comes_after_a_fragment_is_not_delivered_before_it(bool isIpv6)
+    {
+        FlowPacket datagram = isIpv6 ? Udp6 : Udp4;
+        byte[] fragment = isIpv6
+            ? Packets.Ip(Udp6.Source, Udp6.Destination, 44, [17, 0, 0, 1, 0, 0, 0, 9, .. Packets.Payload(100)])
+            : (Udp4 with { MoreFragments = true, DontFragment = false }).Build();
+        byte[][] packets = [datagram.Build(), fragment, datagram.Build(), datagram.Build()];
+        Deliver(packets);
+        Assert.Equal([packets[0], fragment], _tun.Written.Take(2).Select(written => written.Bytes));
+        Assert.Equal(3, _tun.Written.Count);
+    }
+
     [Fact]
     public void PSH_or_a_shorter_one_ends_a_super_packet_and_the_next_begins_anew()
     {

@@ -712,4 +712,22 @@ public sealed class InboundTests
         Assert.Empty(_host.Tun.Written);
         Assert.Equal(1, peer.Counters[0].Drops(DropReason.SourceNotInPeerSubnets));
     }
+
+    // Whose packets the device encapsulates for would be up to the peer.
+    [Fact]
+    public void A_source_of_all_zeros_is_nobodys_even_where_peers_share_a_subnet()
+    {
+        Peer first = Overlay.Peer("first", endpoint: Vm2);
+        Peer second = Overlay.Peer("second", endpoint: "192.168.40.13");
+        var senders = new RouteTable<Peer[]>([KeyValuePair.Create(Overlay.Prefix("0.0.0.0/0"), new[] { first, second })]);
+        _host.Routing.Current = new RoutingSnapshot(
+            new RouteTable<Peer>([KeyValuePair.Create(Overlay.Prefix("0.0.0.0/0"), first)]), [first, second], [], senders: senders);
+        foreach ((Peer peer, string endpoint) in new[] { (first, Vm2), (second, "192.168.40.13") })
+        {
+            byte[] marked = [.. Packets.Ip("0.0.0.0", "0.0.0.1", IpProtocol.Gre, Packets.UdpPacket("172.17.52.2", Here4, Packets.Payload(100)))];
+            _host.Receive(Packets.Outer(endpoint, Vm1, Packets.GrePacket(marked)));
+            Assert.Empty(_host.Tun.Written);
+            Assert.Equal(1, peer.Counters[0].Drops(DropReason.SourceNotInPeerSubnets));
+        }
+    }
 }

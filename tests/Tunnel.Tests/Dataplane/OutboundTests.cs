@@ -199,6 +199,20 @@ public sealed class OutboundTests
         Assert.Single(_host.Underlay.Sent);
     }
 
+    [Fact]
+    public void A_super_packet_counts_as_its_segments_whatever_becomes_of_it()
+    {
+        Peer unready = Overlay.Peer(endpoint: "::");
+        _host.With([(unready, ["172.17.52.0/24"])]);
+        foreach (string destination in new[] { "172.17.53.2", "172.17.52.2" })
+        {
+            FlowPacket packet = new() { Source = Here4, Destination = destination, IsPartial = true, Payload = Packets.Payload(2500) };
+            _host.Send(packet.Build(), SegmentationTests.OffloadOf(packet, 1000));
+        }
+
+        Assert.Equal(new Dictionary<DropReason, long> { [DropReason.NoRoute] = 3, [DropReason.PeerNotReady] = 3 }, _host.Drops());
+    }
+
     [Theory]
     [Provokes(DropReason.PeerNotReady)]
     [InlineData("::", "192.168.40.11")]
