@@ -201,26 +201,33 @@ drops() {
 # What TCP counts of both hosts when a segment is lost or overtaken: sent again, reported missing, received twice, out of order.
 readonly tcp_counters=(TcpRetransSegs TcpExtTCPLostRetransmit TcpExtTCPFastRetrans TcpExtTCPTimeouts TcpExtTCPSackRecovery
   TcpExtTCPDSACKRecv TcpExtTCPDSACKOfoRecv TcpExtTCPSACKReorder TcpExtTCPTSReorder TcpExtTCPOFOQueue)
+# What the hosts' TCP drops itself, behind the tunnel: told where something was sent again, because that may be why.
+readonly tcp_drops=(TcpExtTCPBacklogDrop TcpExtTCPRcvQDrop TcpExtTCPZeroWindowDrop TcpExtPruneCalled TcpExtRcvPruned TcpExtTCPOFODrop
+  TcpExtListenOverflows TcpExtListenDrops)
+# count_tcp COUNTER...
 count_tcp() {
   local n
   for n in 1 2; do
-    netlab_in "vm$n" nstat -asz "${tcp_counters[@]}" | awk -v host="vm$n" '$1 !~ /^#/ { print host, $1, $2 }'
+    netlab_in "vm$n" nstat -asz "$@" | awk -v host="vm$n" '$1 !~ /^#/ { print host, $1, $2 }'
   done
 }
+# grown BEFORE AFTER: the counters that have, each by how much.
+grown() { paste -d ' ' <(echo "$1") <(echo "$2") | awk '$3 != $6 { printf "%s%s %s %d", found++ ? ", " : "", $1, $2, $6 - $3 }'; }
 
 # TCP alone. Both cores are busy, and the link loses nothing. Four flows each way: a flow has up to 6 MB under way (tcp_rmem, tcp_wmem), and
 # the TUN device's queue holds 500 super-packets, 32 MB. With more flows it is the queue that TCP fills until it overflows.
 check_tcp() {
-  local before changed bytes dropped
-  before=$(count_tcp) bytes=$(($(statistic 1 tun0 rx.bytes) + $(statistic 2 tun0 rx.bytes)))
+  local before behind changed bytes dropped
+  before=$(count_tcp "${tcp_counters[@]}") behind=$(count_tcp "${tcp_drops[@]}") bytes=$(($(statistic 1 tun0 rx.bytes) + $(statistic 2 tun0 rx.bytes)))
   load_tcp "$tcp_seconds" 2
   sleep "$tcp_seconds"
   netlab_await 15 loads_ended || true
   bytes=$(($(statistic 1 tun0 rx.bytes) + $(statistic 2 tun0 rx.bytes) - bytes))
   unload
-  changed=$(paste -d ' ' <(echo "$before") <(count_tcp) | awk '$3 != $6 { printf "%s%s %s %d", found++ ? ", " : "", $1, $2, $6 - $3 }')
+  changed=$(grown "$before" "$(count_tcp "${tcp_counters[@]}")")
   dropped=$(drops 1)
-  [[ ! $changed ]] || changed+=" (dropped: $dropped)"
+  behind=$(grown "$behind" "$(count_tcp "${tcp_drops[@]}")")
+  [[ ! $changed ]] || changed+=" (dropped: $dropped; by TCP itself: ${behind:-none})"
   ((bytes > tcp_seconds * 10000000)) || changed+="${changed:+, }only $bytes bytes in $tcp_seconds s"
   verdicts+=("tcp" "$changed" "$(awk -v b="$bytes" -v s="$tcp_seconds" 'BEGIN { printf "%.2f Gbit/s both ways together, 8 flows: nothing sent again, nothing out of order", b * 8 / s / 1e9 }')")
 }

@@ -243,6 +243,50 @@ public sealed class KernelSegmenterTests
         Assert.Equal(sent.Select(Convert.ToHexString), inner.Select(Convert.ToHexString));
     }
 
+    // Whichever of them cuts, the same packets leave.
+    [SkippableFact]
+    public void TheKernelCutsRandomSuperPacketsAsTheyAreCutHere()
+    {
+        using var ends = new SegmenterLab();
+        ends.Lab.A.Exec("ethtool -K eth0 tx off tso off gso on tx-gre-segmentation off tx-gre-csum-segmentation off tx-udp-segmentation off");
+        Peer peer = Overlay.Peer(endpoint: B4, local: A4);
+        var random = new Random(20261122);
+        for (int i = 0; i < 200; i++)
+        {
+            (bool isIpv4, bool isUdp) = (random.Next(2) == 0, random.Next(3) == 0);
+            int size = random.Next(1, 1380);
+            int payload = random.Next(size + 1, Math.Min(60 * size, 60_000) + 1);
+            byte[] timestamps = [1, 1, 8, 10, (byte)i, 2, 3, 4, 5, 6, 7, 8];
+            var packet = new FlowPacket
+            {
+                Source = isIpv4 ? "172.17.51.2" : "fd17:51::2",
+                Destination = isIpv4 ? "172.17.52.2" : "fd17:52::2",
+                IsUdp = isUdp,
+                IsPartial = true,
+                Payload = Packets.Payload(payload),
+                Sequence = (uint)random.NextInt64(1L << 32),
+                Flags = (byte)(FlowPacket.Ack | (random.Next(2) * FlowPacket.Psh) | (random.Next(8) == 0 ? FlowPacket.Fin : 0)),
+                Options = isUdp || random.Next(2) == 0 ? [] : timestamps,
+                TrafficClass = (byte)random.Next(256),
+                Ttl = (byte)random.Next(1, 256),
+                Id = (ushort)random.Next(65_536),
+                FlowLabel = (uint)random.Next(1 << 20),
+            };
+            var offload = new Offload(
+                isUdp ? GsoType.UdpL4 : isIpv4 ? GsoType.TcpV4 : GsoType.TcpV6,
+                (ushort)size,
+                (ushort)packet.HeaderLength,
+                NeedsChecksum: true,
+                (ushort)packet.TransportStart,
+                (ushort)(isUdp ? 6 : 16));
+            byte[] inner = packet.Build();
+            List<(byte[] Bytes, Offload Offload)> got = ends.Send(peer, inner, offload, isIpv4, bytes => bytes - peer.Overhead - packet.HeaderLength, payload);
+
+            Assert.DoesNotContain(got, segment => segment.Offload.NeedsChecksum || segment.Offload.Gso != GsoType.None);
+            Assert.Equal(ReferenceSegmenter.Cut(inner, offload).Select(Convert.ToHexString), got.Select(segment => Convert.ToHexString(segment.Bytes[peer.Overhead..])));
+        }
+    }
+
     [SkippableFact]
     public void BeyondItsRoomTargetsAreLeftToTheCaller()
     {
