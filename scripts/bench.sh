@@ -71,7 +71,7 @@ while (($#)); do
     --seconds) [[ $2 =~ ^[1-9][0-9]*$ ]] || usage_error "--seconds takes a number from 1 up, not $2"; seconds=$2 ;;
     --only) only=$2 ;;
     --datapath) datapath=$2 ;;
-    --peer-command) add_peer_command "$2"; variants+=("$added") ;;
+    --peer-command) add_peer_command "$2" ;;
     --out) out=$2 ;;
     --report) report=$2 ;;
   esac

@@ -192,16 +192,16 @@ up_tunneld() {
 # show_tunneld NAME HOST: its own view, in JSON.
 show_tunneld() { netlab_in "vm$2" tunnelctl --socket "$netlab_dir/$1-$2/run/tun0.sock" --json show; }
 
-# A user's own tunnel: add_peer_command SCRIPT. Sets added to the variant's name.
+# A user's own tunnel: add_peer_command SCRIPT adds it to the variants.
 add_peer_command() {
   local script=$1 name
   name=$(basename "$script")
   name=${name%.*}
-  added=$name
   [[ -x $script && -f $script ]] || usage_error "--peer-command: $script is not a program"
   [[ $name =~ ^[A-Za-z0-9_-]+$ && ! ${title[$name]-} ]] || usage_error "--peer-command: name the file otherwise, the variant is called after it: $name"
   title[$name]=$name
   kind[$name]=yours
+  variants+=("$name")
   # Anything but the overlay's own packets; bench.sh looks for those as well.
   wire[$name]="host $(underlay 1) and host $(underlay 2)"
   peer_command[$name]=$(realpath "$script")
