@@ -15,7 +15,6 @@ public class DataplaneBenchmarks
     private const int Batch = 64;
     private const int SuperPacket = 62_000;
     private const int SegmentSize = 1400 - 40;
-    private const Offloads All = Offloads.TunTcp | Offloads.TunUdp | Offloads.UdpSegment | Offloads.UdpGro;
 
     private Outbound _outbound = null!;
     private Inbound _inbound = null!;
@@ -40,7 +39,7 @@ public class DataplaneBenchmarks
         byte[][] packets = [.. used.Select(p => (head with { Destination = HostOf(p) }).Build())];
         Offload offload = Bytes == SuperPacket ? SuperPacketAt(20) : default;
         var underlay = new ReplayUnderlay();
-        _outbound = new Outbound(new ReplayTun(packets, offload), underlay, routing, new PeerCounters(), new OffloadState(All), worker: 0);
+        _outbound = new Outbound(new ReplayTun(packets, offload), underlay, routing, new PeerCounters(), new OffloadState(OffloadState.All), worker: 0);
         Check(_outbound.Run(), routing, c => c.SentPackets, Batch * Segments);
     }
 
@@ -49,7 +48,7 @@ public class DataplaneBenchmarks
     {
         (RoutingHolder routing, IpPrefix[] used) = MakeRouting();
         ReceivedPacket[] packets = [.. used.Select(p => IsUdp ? Datagrams(routing, p) : Outer(routing, p))];
-        _inbound = new Inbound(new ReplayUnderlay(packets), new ReplayTun([]), routing, new PeerCounters(), new OffloadState(All), worker: 0);
+        _inbound = new Inbound(new ReplayUnderlay(packets), new ReplayTun([]), routing, new PeerCounters(), new OffloadState(OffloadState.All), worker: 0);
         Check(_inbound.Run(), routing, c => c.ReceivedPackets, Batch * Segments);
     }
 

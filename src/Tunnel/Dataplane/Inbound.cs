@@ -248,7 +248,7 @@ public sealed class Inbound
             ? Known(packet, gre, out Offload offload)
             : KernelCoalescing.Judge(inner, peer.Gmtu, routing.DropsPartialUdp, out offload);
         if (Passes(gre, peer, verdict) &&
-            IsSourceAllowed(peer, OwnerOf(inner.Source.Ipv4, routing), inner.Source, inner.Destination, routing))
+            IsSourceAllowed(peer, routing.Routes.LookupIpv4(inner.Source.Ipv4), inner.Source, inner.Destination, routing))
         {
             Span<byte> bytes = packet.Memory.Slice(packet.Start + gre.HeaderLength, inner.TotalLength);
             if (TryMergeEcn(packet, peer, bytes, inner.TrafficClass & Ecn.Mask, isIpv4: true))
@@ -471,13 +471,10 @@ public sealed class Inbound
         return true;
     }
 
-    // 5: what has nobody's source is nobody's.
-    private static Peer? OwnerOf(uint source, RoutingSnapshot routing) => source == Nobody.Ipv4 ? null : routing.Routes.LookupIpv4(source);
-
     // 5: the inner source must be this peer's by the same longest-prefix rule that sends packets to it.
     private bool IsSourceAllowed(Peer peer, Peer? owner, InetAddress innerSource, InetAddress innerDestination, RoutingSnapshot routing)
     {
-        if (!ReferenceEquals(owner, peer) && (innerSource == Nobody || !routing.Shares(peer, innerSource)))
+        if (innerSource == Nobody || (!ReferenceEquals(owner, peer) && !routing.Shares(peer, innerSource)))
         {
             NoteStraySource(peer, innerSource);
             return Refuse(peer, DropReason.SourceNotInPeerSubnets);

@@ -173,38 +173,32 @@ public sealed class Outbound
     {
         if (isMulticast)
         {
-            Drop(null, DropReason.InnerMulticast, CountSegments());
-            return null;
+            return DropWhole(null, DropReason.InnerMulticast);
         }
 
         if (found is null)
         {
-            Drop(null, DropReason.NoRoute, CountSegments());
-            return null;
+            return DropWhole(null, DropReason.NoRoute);
         }
 
         if (timeToLive == 0)
         {
-            Drop(found, DropReason.InnerTtlExpired, CountSegments());
-            return null;
+            return DropWhole(found, DropReason.InnerTtlExpired);
         }
 
         if (!found.IsReady)
         {
-            Drop(found, DropReason.PeerNotReady, CountSegments());
-            return null;
+            return DropWhole(found, DropReason.PeerNotReady);
         }
 
         if (found.Target.Refuses)
         {
-            Drop(found, DropReason.EndpointRefuses, CountSegments());
-            return null;
+            return DropWhole(found, DropReason.EndpointRefuses);
         }
 
         if (source == found.Settings.Local || source == found.Settings.Endpoint)
         {
-            Drop(found, DropReason.InnerSourceIsEndpoint, CountSegments());
-            return null;
+            return DropWhole(found, DropReason.InnerSourceIsEndpoint);
         }
 
         Note(found, null);
@@ -217,11 +211,13 @@ public sealed class Outbound
         Note(peer, reason);
     }
 
-    // A super-packet counts as its segments, whatever becomes of it. Its IP header is checked.
-    private int CountSegments()
+    // The packet, whose IP header is checked, has no receiver. A super-packet counts as its segments.
+    private Peer? DropWhole(Peer? peer, DropReason reason)
     {
         ref Packet packet = ref _packets[_index];
-        return packet.Offload.Gso != GsoType.None && Segmentation.TryBegin(packet.Bytes, packet.Offload, out Segmentation segments) ? segments.Count : 1;
+        int packets = packet.Offload.Gso != GsoType.None && Segmentation.TryBegin(packet.Bytes, packet.Offload, out Segmentation segments) ? segments.Count : 1;
+        Drop(peer, reason, packets);
+        return null;
     }
 
     private void Note(Peer? peer, DropReason? reason)
